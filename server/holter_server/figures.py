@@ -1,0 +1,354 @@
+"""The charts of a run as plotly figures: what the page draws, and what a notebook or a report shows.
+
+Plotly draws NaN and ±Inf as gaps. Here each of them is a marker of its own at the edge of the chart: NaN (×) and
++Inf (▲) at the top, −Inf (▼) at the bottom, on an overlaid axis of fixed range so that they never scale the curve.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from holter_server.figure_bands import Band, incident_bands, stage_bands
+from holter_server.figure_groups import line_labels, list_figures
+from holter_server.figure_style import THEMES, Theme, ThemeName, colours
+
+__all__ = ["POINTS_PER_TRACE_MAX", "Axis", "SeriesLike", "build_figure", "list_figures"]
+
+POINTS_PER_TRACE_MAX = 2_000  # SVG stays smooth up to about here
+_MARKERS_MAX = 400  # non-finite markers per series; a run that ends in NaN has one for every step
+_SPARSE = 60  # series with fewer points show them
+
+# Where a non-finite value stands on the overlaid axis, its symbol and its name.
+_NON_FINITE = {
+    "NaN": (0.975, "x"),
+    "Infinity": (0.975, "triangle-up"),
+    "-Infinity": (0.025, "triangle-down"),
+}
+_LANE = 0.055  # series of one chart stack their markers, so that none hides another
+_LANES = 5
+
+XName = Literal["step", "time", "relative"]
+FloatArray = NDArray[np.float64]
+
+
+class SeriesLike(Protocol):
+    """A view of one series: ``steps`` (n,) int64, ``times`` (n,) seconds UTC, ``values`` (n,) float64 as logged."""
+
+    @property
+    def metric(self) -> str: ...
+    @property
+    def writer(self) -> str: ...
+    @property
+    def attempt(self) -> Any: ...
+    @property
+    def shadowed_from(self) -> int | None: ...
+    @property
+    def steps(self) -> NDArray[np.int64]: ...
+    @property
+    def times(self) -> FloatArray: ...
+    @property
+    def values(self) -> FloatArray: ...
+
+
+class Axis:
+    """Turns (step, time) into the x of a chart: steps, a date, or seconds, minutes or hours since ``origin``."""
+
+    def __init__(self, x: XName, series: Sequence[SeriesLike], origin: float | None = None) -> None:
+        self.name = x
+        times = [entry.times for entry in series if len(entry.times)]
+        first = min((float(part[0]) for part in times), default=0.0)
+        last = max((float(part[-1]) for part in times), default=first)
+        self.origin = first if origin is None else origin
+        self.last_time = last
+        self.last_step = max((int(entry.steps[-1]) for entry in series if len(entry.steps)), default=0)
+        self.unit, self.seconds = next(
+            (name, seconds) for name, seconds, limit in _RELATIVE if last - self.origin <= limit
+        )
+
+    def of(self, steps: NDArray[np.int64], times: FloatArray) -> FloatArray:
+        """x of each point, shape (n,); dates are milliseconds since the epoch, as plotly.js counts them."""
+        match self.name:
+            case "step":
+                return np.asarray(steps, dtype=np.float64)
+            case "time":
+                return np.asarray(times, dtype=np.float64) * 1000.0
+        return (np.asarray(times, dtype=np.float64) - self.origin) / self.seconds
+
+    def at(self, step: int | None, time: float | None) -> float | None:
+        """x of one moment, or None where it isn't known on this axis."""
+        if self.name == "step":
+            return None if step is None else float(step)
+        if time is None:
+            return None
+        return float(self.of(np.zeros(1, np.int64), np.array([time]))[0])
+
+    @property
+    def end(self) -> float:
+        """x of the newest point."""
+        return self.at(self.last_step, self.last_time) or 0.0
+
+
+_RELATIVE = (("s", 1.0, 300.0), ("min", 60.0, 4 * 3600.0), ("h", 3600.0, math.inf))
+
+
+def build_figure(
+    name: str,
+    series: Iterable[SeriesLike],
+    *,
+    incidents: Iterable[Any] = (),
+    events: Iterable[Any] = (),
+    theme: ThemeName = "light",
+    x: XName = "step",
+    log_y: bool = False,
+    origin: float | None = None,
+) -> dict[str, Any]:
+    """One chart as plotly JSON, ``{"data": [...], "layout": {...}}``.
+
+    Args:
+        name: of the figure, see `list_figures`.
+        series: views of its metrics; shadowed points (of an attempt that was resumed) are drawn faintly.
+        incidents: rows with ``severity``, ``state``, ``step``, ``last_step``, ``time`` …; each is a band from where it
+            opened to where it was resolved, or to the newest point.
+        events: rows with ``kind``, ``step``, ``time`` and ``text``; those of kind "stage" are backgrounds.
+        theme: colours.
+        x: step, time (UTC) or time since ``origin`` (seconds UTC; by default the first point).
+        log_y: logarithmic value axis.
+
+    Every trace carries ``meta``: ``{"metric", "writer", "attempt", "label", "role"}`` with role "line", "shadowed",
+    "non_finite" or "incidents"; ``layout.meta`` says how x is counted. Live points are appended by them.
+    """
+    drawn = sorted(series, key=lambda entry: (entry.metric, entry.writer, str(entry.attempt)))
+    look = THEMES[theme]
+    axis = Axis(x, drawn, origin)
+    metrics = list(dict.fromkeys(entry.metric for entry in drawn))
+    labels = line_labels(metrics)
+    hues = colours(labels.values() if len(metrics) > 1 else metrics, look)
+    hue_of = {metric: hues[labels[metric] if len(metrics) > 1 else metric] for metric in metrics}
+    several_writers = len({entry.writer for entry in drawn}) > 1
+    traces: list[go.Scatter] = []
+    named: set[tuple[str, str]] = set()
+    for entry in drawn:
+        label = labels[entry.metric] + (f" · {entry.writer.removesuffix('/system')}" if several_writers else "")
+        pen = _Pen(entry, axis, hue_of[entry.metric], label, first=(entry.metric, entry.writer) not in named)
+        named.add((entry.metric, entry.writer))
+        traces += pen.traces(lane=metrics.index(entry.metric) % _LANES)
+    shown_incidents = list(incidents)
+    bands = [
+        *stage_bands(events, drawn, axis, look),
+        *incident_bands(shown_incidents, axis, look),
+    ]
+    if shown_incidents:
+        traces.append(_incident_markers(shown_incidents, axis, look))
+    figure = go.Figure(data=traces, layout=_layout(name, axis, look, bands, log_y=log_y))
+    result: dict[str, Any] = figure.to_plotly_json()
+    return result
+
+
+class _Pen:
+    """Draws one series."""
+
+    def __init__(self, entry: SeriesLike, axis: Axis, hue: str, label: str, *, first: bool) -> None:
+        self.entry, self.axis, self.hue, self.label, self.first = entry, axis, hue, label, first
+        self.x = axis.of(entry.steps, entry.times)
+        self.values = np.asarray(entry.values, dtype=np.float64)
+        self.finite = np.isfinite(self.values)
+
+    def traces(self, lane: int) -> list[go.Scatter]:
+        shadowed = np.zeros(len(self.x), dtype=bool)
+        if self.entry.shadowed_from is not None:
+            shadowed = np.asarray(self.entry.steps) >= self.entry.shadowed_from
+        traces = [self._line("line", ~shadowed)]
+        if shadowed.any():
+            traces.append(self._line("shadowed", shadowed))
+        return [*traces, self._non_finite(lane)]
+
+    def _meta(self, role: str) -> dict[str, Any]:
+        return {
+            "metric": self.entry.metric,
+            "writer": self.entry.writer,
+            "attempt": self.entry.attempt,
+            "label": self.label,
+            "role": role,
+        }
+
+    def _line(self, role: str, chosen: NDArray[np.bool_]) -> go.Scatter:
+        x, y = self._curve(chosen)
+        faint = role == "shadowed"
+        return go.Scatter(
+            x=x,
+            y=y,
+            mode="lines+markers" if _shows_points(y) else "lines",
+            name=html.escape(self.label),
+            legendgroup=f"{self.entry.metric} {self.entry.writer}",
+            showlegend=self.first and not faint,
+            connectgaps=False,
+            opacity=0.35 if faint else 1.0,
+            line={"color": self.hue, "width": 1.25 if faint else 1.75, "dash": "dot" if faint else "solid"},
+            marker={"color": self.hue, "size": 4},
+            hovertemplate="%{y:.6~g}" + (" (before the resume)" if faint else ""),
+            meta=self._meta(role),
+        )
+
+    def _curve(self, chosen: NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
+        """The finite points, and one NaN (a gap) for each stretch of non-finite ones between them."""
+        x, y, finite = self.x[chosen], self.values[chosen], self.finite[chosen]
+        starts = ~finite & np.concatenate(([True], finite[:-1]))
+        keep = np.flatnonzero(finite | starts)
+        keep = keep[_thinned(y[keep], POINTS_PER_TRACE_MAX)]
+        return x[keep], np.where(finite[keep], y[keep], np.nan)
+
+    def _non_finite(self, lane: int) -> go.Scatter:
+        at = _ends_and_some(np.flatnonzero(~self.finite), _MARKERS_MAX)
+        names = [_name(value) for value in self.values[at]]
+        lift = [lane * _LANE * (1 if name == "-Infinity" else -1) for name in names]
+        return go.Scatter(
+            x=self.x[at],
+            y=np.array([_NON_FINITE[name][0] + up for name, up in zip(names, lift, strict=True)]),
+            yaxis="y2",
+            mode="markers",
+            name=html.escape(self.label),
+            legendgroup=f"{self.entry.metric} {self.entry.writer}",
+            showlegend=False,
+            cliponaxis=False,
+            marker={
+                "color": self.hue,
+                "size": 8,
+                "symbol": [_NON_FINITE[name][1] for name in names],
+                "line": {"width": 0.75, "color": self.hue},
+            },
+            text=[f"{name} at step {int(step)}" for name, step in zip(names, self.entry.steps[at], strict=True)],
+            hovertemplate="%{text}",
+            meta={**self._meta("non_finite"), "lane": lane, "count": int((~self.finite).sum())},
+        )
+
+
+def _name(value: float) -> str:
+    if math.isnan(value):
+        return "NaN"
+    return "Infinity" if value > 0 else "-Infinity"
+
+
+def _shows_points(y: FloatArray) -> bool:
+    return len(y) <= _SPARSE
+
+
+def _ends_and_some(indices: NDArray[np.intp], limit: int) -> NDArray[np.intp]:
+    """At most about ``limit`` of ``indices``: the ends of every unbroken stretch, and evenly some in between."""
+    if len(indices) <= limit:
+        return indices
+    breaks = np.diff(indices) > 1
+    ends = np.flatnonzero(np.concatenate(([True], breaks)) | np.concatenate((breaks, [True])))
+    even = np.linspace(0, len(indices) - 1, limit // 2).round().astype(np.intp)
+    return indices[np.union1d(ends[np.linspace(0, len(ends) - 1, min(len(ends), limit // 2)).astype(np.intp)], even)]
+
+
+def _thinned(values: FloatArray, limit: int) -> NDArray[np.intp]:
+    """Indices of at most ``limit`` values, with the smallest and largest of each bucket, the first and the last."""
+    n = len(values)
+    if n <= limit:
+        return np.arange(n)
+    edges = np.linspace(0, n, (limit - 2) // 3 + 1).astype(np.intp)
+    chosen = {0, n - 1}
+    for start, stop in pairwise(edges):
+        part = values[start:stop]
+        gaps = np.flatnonzero(np.isnan(part))
+        if len(gaps):
+            chosen.add(int(start + gaps[0]))
+        if len(gaps) < len(part):
+            chosen |= {int(start + np.nanargmin(part)), int(start + np.nanargmax(part))}
+    return np.array(sorted(chosen), dtype=np.intp)
+
+
+def _incident_markers(incidents: Sequence[Any], axis: Axis, look: Theme) -> go.Scatter:
+    """One diamond per incident on the lower edge, where it opened: the place to point at."""
+    placed = [(axis.at(row.step, row.time), row) for row in incidents]
+    known = [(axis.end if at is None else at, row) for at, row in placed]
+    return go.Scatter(
+        x=[at for at, _ in known],
+        y=[0.0] * len(known),
+        yaxis="y2",
+        mode="markers",
+        name="incident",
+        showlegend=False,
+        cliponaxis=False,
+        marker={
+            "symbol": "diamond",
+            "size": 9,
+            "color": [look.severity.get(row.severity, look.muted) for _, row in known],
+            "line": {"width": 1.5, "color": look.surface},
+        },
+        text=[f"<b>{html.escape(row.severity)}</b> {_wrapped(row.message)}" for _, row in known],
+        hovertemplate="%{text}<extra></extra>",
+        meta={"role": "incidents", "ids": [str(row.id) for _, row in known]},
+    )
+
+
+def _wrapped(text: str, width: int = 64) -> str:
+    lines: list[str] = [""]
+    for word in text.split():
+        if lines[-1] and len(lines[-1]) + len(word) > width:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return "<br>".join(html.escape(line) for line in lines)
+
+
+def _layout(name: str, axis: Axis, look: Theme, bands: Sequence[Band], *, log_y: bool) -> dict[str, Any]:
+    line = {"gridcolor": look.grid, "zeroline": False, "ticks": "", "tickfont": {"color": look.muted, "size": 11}}
+    return {
+        "template": go.layout.Template(),
+        "meta": {"figure": name, "x": axis.name, "origin": axis.origin, "x_scale": axis.seconds, "end": axis.end},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {
+            "family": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif",
+            "size": 12,
+            "color": look.text,
+        },
+        "height": 240,
+        "margin": {"l": 52, "r": 14, "t": 10, "b": 30},
+        "showlegend": True,
+        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
+        "hovermode": "x unified",
+        "hoverlabel": {
+            "bgcolor": look.surface,
+            "bordercolor": look.grid,
+            "font": {"color": look.text, "size": 12},
+            "align": "left",
+        },
+        "dragmode": "zoom",
+        "uirevision": name,
+        "xaxis": {**line, **_x_axis(axis), "showgrid": False, "linecolor": look.grid, "showline": True},
+        "yaxis": {
+            **line,
+            "type": "log" if log_y else "linear",
+            "nticks": 6,
+            "exponentformat": "power",
+            "automargin": False,
+        },
+        "yaxis2": {"overlaying": "y", "range": [0, 1], "fixedrange": True, "visible": False},
+        "shapes": [shape for band in bands for shape in band.shapes],
+        "annotations": [note for band in bands for note in band.notes],
+    }
+
+
+def _x_axis(axis: Axis) -> dict[str, Any]:
+    match axis.name:
+        case "step":
+            return {"tickformat": ",~f", "nticks": 7, "unifiedhovertitle": {"text": "step %{x:,~f}"}}
+        case "time":
+            return {"type": "date", "nticks": 6, "hoverformat": "%Y-%m-%d %H:%M:%S"}
+    since = datetime.fromtimestamp(axis.origin, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return {
+        "nticks": 7,
+        "ticksuffix": f" {axis.unit}",
+        "unifiedhovertitle": {"text": f"%{{x:.2f}} {axis.unit} since {since}"},
+    }
