@@ -1,0 +1,35 @@
+"""What can go wrong in the store. Each error says what happened, and its ``hint`` says what to do."""
+
+from __future__ import annotations
+
+__all__ = ["Conflict", "DatabaseError", "NotFound", "QueryError", "StoreError"]
+
+
+class StoreError(Exception):
+    """Root of the store's errors; ``hint`` tells a person what to do about it."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class NotFound(StoreError):
+    """Nothing of that ``kind`` ("run", "incident", …) has this ``id``."""
+
+    def __init__(self, kind: str, id: str, hint: str = "") -> None:
+        super().__init__(f"There is no {kind} {id!r}", hint)
+        self.kind = kind
+        self.id = id
+
+
+class Conflict(StoreError):
+    """The request does not fit what is stored: an ambiguous prefix, a version that has moved on."""
+
+
+class DatabaseError(StoreError):
+    """The database can't be opened or used as it is."""
+
+
+class QueryError(StoreError):
+    """A question or a value that the store can't take: an unknown sort key, a broken cursor, a malformed id."""

@@ -1,0 +1,306 @@
+"""The life of a run: start, attempts, signs of life, end."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import sqlalchemy as sa
+from holter.wire import RunFinish, RunStart, Writer
+from sqlalchemy import Connection
+
+from holter_db.errors import Conflict, NotFound, QueryError
+from holter_db.names import new_id, run_name
+from holter_db.run_rows import LIVE_STATES, AttemptRow, LiveRun, ProjectRow, RunRow, WriterRow, run_row
+from holter_db.run_search import SORT_KEYS, list_runs, resolve_run
+from holter_db.schema import attempts, projects, runs, writers
+from holter_db.upsert import insert_new
+from holter_db.writers import register_attempt, register_writer
+
+__all__ = [
+    "LIVE_STATES",
+    "SORT_KEYS",
+    "AttemptRow",
+    "LiveRun",
+    "ProjectRow",
+    "RunRow",
+    "WriterRow",
+    "delete_run",
+    "finish_run",
+    "get_run",
+    "list_attempts",
+    "list_projects",
+    "list_runs",
+    "list_writers",
+    "live_runs",
+    "resolve_run",
+    "set_state",
+    "start_run",
+    "touch_run",
+    "update_run",
+]
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_ENDS = ("finished", "stopped", "failed")  # from the mildest: several ranks may say how a run ended
+_RATE_SECONDS = 30.0  # time constant of steps_per_second
+
+
+def start_run(conn: Connection, start: RunStart, now: float) -> RunRow:
+    """Open a run, or a new attempt of it. The same id and attempt again changes nothing but adds a new writer.
+
+    Args:
+        now: seconds, UTC.
+
+    Raises:
+        QueryError: the id or the project can't be kept.
+        Conflict: the run was deleted, or belongs to another project.
+    """
+    _check(start)
+    insert_new(conn, projects, {"name": start.project, "created_at": now}, key=("name",))
+    run_id = start.id or _unused_id(conn, now)
+    values = _first_values(conn, start, run_id, now)
+    created = insert_new(conn, runs, values, key=("id",))
+    row = conn.execute(sa.select(runs).where(runs.c.id == run_id).with_for_update()).mappings().one()
+    if row["deleted_at"] is not None:
+        raise Conflict(f"Run {run_id!r} was deleted", "Start it under another id.")
+    if row["project"] != start.project:
+        raise Conflict(
+            f"Run {run_id!r} belongs to the project {row['project']!r}, not {start.project!r}",
+            "Start it under another id, or name its own project.",
+        )
+    number, opened = register_attempt(conn, run_id, start.attempt, values["started_at"])
+    register_writer(conn, run_id, number, start.writer, now)
+    if opened and not created:
+        _reopen(conn, row, start, number, now)
+    return get_run(conn, run_id)
+
+
+def _check(start: RunStart) -> None:
+    if start.id is not None and not _ID.fullmatch(start.id):
+        raise QueryError(
+            f"{start.id[:80]!r} can't be a run's id", "Use 1 to 64 letters, digits, '.', '_' and '-', or leave it away."
+        )
+    if not start.project.strip() or len(start.project) > 128 or "/" in start.project or "\x00" in start.project:
+        raise QueryError(f"{start.project[:80]!r} can't be a project's name", "Use 1 to 128 characters without '/'.")
+
+
+def _unused_id(conn: Connection, now: float) -> str:
+    while conn.scalar(sa.select(runs.c.id).where(runs.c.id == (id := new_id(now)))) is not None:
+        pass
+    return id
+
+
+def _first_values(conn: Connection, start: RunStart, run_id: str, now: float) -> dict[str, Any]:
+    started_at = now if start.started_at is None else start.started_at
+    return {
+        "id": run_id,
+        "project": start.project,
+        "name": start.name or run_name(_runs_of(conn, start.project) + 1),
+        "group": start.group,
+        "notes": start.notes,
+        "tags": tuple(start.tags),
+        "config": start.config,
+        "environment": start.environment,
+        "state": "running",
+        "health": "healthy",
+        "open_critical": 0,
+        "open_warning": 0,
+        "open_info": 0,
+        "created_at": now,
+        "started_at": started_at,
+        "last_seen_at": now,
+        "planned_steps": start.planned_steps,
+        "attempt": 1,
+        "position": 0,
+    }
+
+
+def _runs_of(conn: Connection, project: str) -> int:
+    return conn.scalar(sa.select(sa.func.count()).select_from(runs).where(runs.c.project == project)) or 0
+
+
+def _reopen(conn: Connection, row: sa.RowMapping, start: RunStart, number: int, now: float) -> None:
+    """A new attempt: running again. What this start says anew replaces what was known; the rest stays."""
+    said = {"name": start.name, "group": start.group, "notes": start.notes, "planned_steps": start.planned_steps}
+    values = {key: value for key, value in said.items() if value is not None}
+    values |= {key: value for key, value in (("config", start.config), ("environment", start.environment)) if value}
+    conn.execute(
+        sa.update(runs)
+        .where(runs.c.id == row["id"])
+        .values(
+            **values,
+            tags=tuple(dict.fromkeys((*row["tags"], *start.tags))),
+            state="running",
+            state_reason=None,
+            finished_at=None,
+            started_at=now if start.started_at is None else start.started_at,
+            last_seen_at=now,
+            due_at=None,
+            last_step_at=None,  # so that the next step is taken as it is, even if it is smaller
+            attempt=number,
+        )
+    )
+
+
+def finish_run(conn: Connection, run_id: str, finish: RunFinish, now: float) -> RunRow:
+    """Write down how an attempt ended, and with it the run if it is the newest attempt.
+
+    When several ranks answer, the worst answer stays: failed, then stopped, then finished.
+    """
+    row = _locked(conn, run_id)
+    ended_at = now if finish.time is None else finish.time
+    number = row["attempt"]
+    if finish.attempt:
+        number, _ = register_attempt(conn, run_id, finish.attempt, ended_at)
+    values = {"state": finish.state, "state_reason": finish.reason, "finished_at": ended_at}
+    milder = [state for state in _ENDS if _ENDS.index(state) < _ENDS.index(finish.state)]
+    replaceable = (*LIVE_STATES, *milder)
+    conn.execute(
+        sa.update(attempts)
+        .where(attempts.c.run_id == run_id, attempts.c.attempt == number, attempts.c.state.in_(replaceable))
+        .values(values)
+    )
+    if number >= row["attempt"] and row["state"] in replaceable:
+        conn.execute(sa.update(runs).where(runs.c.id == run_id).values(attempt=number, due_at=None, **values))
+    return get_run(conn, run_id)
+
+
+def get_run(conn: Connection, run_id: str) -> RunRow:
+    """The run with exactly this id.
+
+    Raises:
+        NotFound: there is none, or it was deleted.
+    """
+    query = sa.select(runs).where(runs.c.id == run_id, runs.c.deleted_at.is_(None))
+    row = conn.execute(query).mappings().one_or_none()
+    if row is None:
+        raise NotFound("run", run_id, "`holter runs` lists the runs.")
+    return run_row(row)
+
+
+def list_attempts(conn: Connection, run_id: str) -> list[AttemptRow]:
+    """The attempts of a run, oldest first."""
+    columns = [attempts.c[name] for name in AttemptRow.__slots__]
+    query = sa.select(*columns).where(attempts.c.run_id == run_id).order_by(attempts.c.attempt)
+    return [AttemptRow(*row) for row in conn.execute(query)]
+
+
+def list_writers(conn: Connection, run_id: str) -> list[WriterRow]:
+    """The writers of all attempts of a run, in the order in which they appeared."""
+    columns = [writers.c[name] for name in WriterRow.__slots__]
+    query = sa.select(*columns).where(writers.c.run_id == run_id).order_by(writers.c.writer_id)
+    return [WriterRow(*row) for row in conn.execute(query)]
+
+
+def update_run(
+    conn: Connection,
+    run_id: str,
+    *,
+    name: str | None = None,
+    notes: str | None = None,
+    tags: list[str] | None = None,
+    group: str | None = None,
+    config: dict[str, Any] | None = None,
+) -> RunRow:
+    """Change what people may change; None leaves a field as it is, "" empties notes or group.
+
+    Raises:
+        QueryError: the name is empty.
+    """
+    if name is not None and not name.strip():
+        raise QueryError("A run's name can't be empty", "Send a name of at least one character.")
+    values: dict[str, Any] = {"name": name, "config": config, "tags": None if tags is None else tuple(tags)}
+    values = {key: value for key, value in values.items() if value is not None}
+    values |= {key: value or None for key, value in (("notes", notes), ("group", group)) if value is not None}
+    _locked(conn, run_id)
+    if values:
+        conn.execute(sa.update(runs).where(runs.c.id == run_id).values(values))
+    return get_run(conn, run_id)
+
+
+def delete_run(conn: Connection, run_id: str, now: float) -> None:
+    """Hide a run from every list. Its rows stay."""
+    _locked(conn, run_id)
+    conn.execute(sa.update(runs).where(runs.c.id == run_id).values(deleted_at=now))
+
+
+def touch_run(
+    conn: Connection,
+    run_id: str,
+    *,
+    seen_at: float,
+    due_at: float | None = None,
+    last_step: int | None = None,
+    last_step_at: float | None = None,
+    attempt: int | None = None,
+) -> None:
+    """Write down a sign of life. Steps of an attempt older than the run's newest don't move ``last_step``.
+
+    Args:
+        due_at: when the agent promised the next sign at the latest; None leaves the promise as it is.
+        last_step_at: seconds, UTC, of the service's clock.
+    """
+    row = _locked(conn, run_id)
+    values: dict[str, Any] = {"last_seen_at": max(seen_at, row["last_seen_at"])}
+    if due_at is not None:
+        values["due_at"] = due_at
+    if last_step is not None and last_step_at is not None and (attempt is None or attempt >= row["attempt"]):
+        values |= _step_values(row, last_step, last_step_at)
+    conn.execute(sa.update(runs).where(runs.c.id == run_id).values(values))
+
+
+def _step_values(row: sa.RowMapping, step: int, at: float) -> dict[str, Any]:
+    if row["last_step_at"] is None or row["last_step"] is None:
+        return {"last_step": step, "last_step_at": at}
+    seconds = at - row["last_step_at"]
+    values: dict[str, Any] = {"last_step": max(step, row["last_step"]), "last_step_at": max(at, row["last_step_at"])}
+    if step > row["last_step"] and seconds > 0:
+        values["steps_per_second"] = _smoothed(row["steps_per_second"], (step - row["last_step"]) / seconds, seconds)
+    return values
+
+
+def _smoothed(before: float | None, rate: float, seconds: float) -> float:
+    """An exponentially weighted mean for samples that are ``seconds`` apart."""
+    if before is None:
+        return rate
+    return before + (1 - math.exp(-seconds / _RATE_SECONDS)) * (rate - before)
+
+
+def set_state(conn: Connection, run_id: str, state: str, reason: str | None, now: float) -> RunRow:
+    """Set the state; a state that ends the run gets ``finished_at`` = ``now``."""
+    values: dict[str, Any] = {"state": state, "state_reason": reason}
+    values["finished_at"] = None if state in LIVE_STATES else now
+    row = _locked(conn, run_id)
+    conn.execute(sa.update(runs).where(runs.c.id == run_id).values(values))
+    this_attempt = sa.and_(attempts.c.run_id == run_id, attempts.c.attempt == row["attempt"])
+    conn.execute(sa.update(attempts).where(this_attempt).values(values))
+    return get_run(conn, run_id)
+
+
+def live_runs(conn: Connection) -> list[LiveRun]:
+    """Every run that is running, lost or hung."""
+    columns = [runs.c[name] for name in LiveRun.__slots__]
+    query = sa.select(*columns).where(runs.c.state.in_(LIVE_STATES), runs.c.deleted_at.is_(None)).order_by(runs.c.id)
+    return [LiveRun(*row) for row in conn.execute(query)]
+
+
+def list_projects(conn: Connection) -> list[ProjectRow]:
+    """Every project, by name."""
+    running = sa.func.coalesce(sa.func.sum(sa.case((runs.c.state.in_(LIVE_STATES), 1), else_=0)), 0)
+    alive = sa.and_(runs.c.project == projects.c.name, runs.c.deleted_at.is_(None))
+    query = (
+        sa.select(projects.c.name, sa.func.count(runs.c.id), running, sa.func.max(runs.c.last_seen_at))
+        .select_from(projects.outerjoin(runs, alive))
+        .group_by(projects.c.name)
+        .order_by(projects.c.name)
+    )
+    return [ProjectRow(name, count, live, seen) for name, count, live, seen in conn.execute(query)]
+
+
+def _locked(conn: Connection, run_id: str) -> sa.RowMapping:
+    query = sa.select(runs).where(runs.c.id == run_id, runs.c.deleted_at.is_(None)).with_for_update()
+    row = conn.execute(query).mappings().one_or_none()
+    if row is None:
+        raise NotFound("run", run_id, "`holter runs` lists the runs.")
+    return row

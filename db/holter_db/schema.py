@@ -1,0 +1,297 @@
+"""The tables. Every table that grows has ``run_id`` first in its primary key, so that PostgreSQL can be partitioned
+or distributed by run; projects, webhooks, tokens and rule_sets are small reference tables.
+
+All times are float64 seconds, UTC. Steps are int64.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy import BigInteger, Column, ForeignKeyConstraint, Index, Integer, LargeBinary, Table
+
+from holter_db.types import Double, Json, Lines, Words
+
+__all__ = [
+    "REVISION",
+    "attempts",
+    "commands",
+    "deliveries",
+    "events",
+    "incidents",
+    "metadata",
+    "projects",
+    "rule_sets",
+    "rule_state",
+    "runs",
+    "segments",
+    "series",
+    "tokens",
+    "webhooks",
+    "writers",
+]
+
+# The newest migration; a test compares it with the migrations folder. Known here so that opening an up-to-date
+# database need not load Alembic.
+REVISION = "0001"
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _of_run() -> Column[str]:
+    return Column("run_id", Words, primary_key=True)
+
+
+def _run_key() -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(["run_id"], ["runs.id"])
+
+
+projects = Table(
+    "projects",
+    metadata,
+    Column("name", Words, primary_key=True),
+    Column("created_at", Double, nullable=False),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Words, primary_key=True),
+    Column("project", Words, nullable=False),
+    Column("name", Words, nullable=False),
+    Column("group", Words),
+    Column("notes", Words),
+    Column("tags", Lines, nullable=False),
+    Column("config", Json, nullable=False),
+    Column("environment", Json, nullable=False),
+    Column("state", Words, nullable=False),
+    Column("state_reason", Words),
+    Column("health", Words, nullable=False),
+    Column("open_critical", Integer, nullable=False),
+    Column("open_warning", Integer, nullable=False),
+    Column("open_info", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("finished_at", Double),
+    Column("deleted_at", Double),
+    Column("last_seen_at", Double, nullable=False),
+    Column("due_at", Double),
+    Column("last_step", BigInteger),
+    Column("last_step_at", Double),
+    Column("steps_per_second", Double),
+    Column("planned_steps", BigInteger),
+    Column("attempt", Integer, nullable=False),
+    Column("position", BigInteger, nullable=False),  # of the newest segment, in the order of commits
+    Index(None, "project", "created_at"),
+    Index(None, "created_at"),
+    Index(None, "state"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    _of_run(),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),  # counts from 1
+    Column("key", Words, nullable=False),  # as the agent named it
+    Column("state", Words, nullable=False),
+    Column("state_reason", Words),
+    Column("started_at", Double, nullable=False),
+    Column("finished_at", Double),
+    Column("first_step", BigInteger),  # smallest step of its points, system metrics left out
+    _run_key(),
+    sa.UniqueConstraint("run_id", "key"),
+)
+
+writers = Table(
+    "writers",
+    metadata,
+    _of_run(),
+    Column("writer_id", Integer, primary_key=True, autoincrement=False),  # counts from 1 within the run
+    Column("attempt", Integer, nullable=False),
+    Column("name", Words, nullable=False),
+    Column("rank", Integer),
+    Column("world_size", Integer),
+    Column("host", Words, nullable=False),
+    Column("device", Words, nullable=False),
+    Column("pid", BigInteger),
+    Column("last_seq", BigInteger, nullable=False),
+    Column("last_seen_at", Double, nullable=False),
+    Column("dropped", BigInteger, nullable=False),
+    _run_key(),
+    sa.UniqueConstraint("run_id", "attempt", "name"),
+)
+
+segments = Table(
+    "segments",
+    metadata,
+    _of_run(),
+    Column("writer_id", Integer, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, nullable=False),
+    Column("received_at", Double, nullable=False),
+    Column("points", Integer, nullable=False),
+    Column("first_step", BigInteger),
+    Column("last_step", BigInteger),
+    Column("payload", LargeBinary, nullable=False),
+    _run_key(),
+    Index(None, "run_id", "position"),
+)
+
+series = Table(
+    "series",
+    metadata,
+    _of_run(),
+    Column("writer_id", Integer, primary_key=True, autoincrement=False),
+    Column("metric", Words, primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    Column("first_step", BigInteger, nullable=False),
+    Column("last_step", BigInteger, nullable=False),
+    Column("first_time", Double, nullable=False),
+    Column("last_time", Double, nullable=False),
+    Column("last", Double, nullable=False),  # of the greatest (step, seq, row); may be NaN
+    Column("last_seq", BigInteger, nullable=False),
+    Column("min", Double),  # over finite values; NULL where there is none
+    Column("max", Double),
+    Column("nan", BigInteger, nullable=False),
+    Column("positive_infinity", BigInteger, nullable=False),
+    Column("negative_infinity", BigInteger, nullable=False),
+    _run_key(),
+)
+
+events = Table(
+    "events",
+    metadata,
+    _of_run(),
+    Column("writer_id", Integer, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),  # within the frame
+    Column("time", Double, nullable=False),
+    Column("step", BigInteger),
+    Column("kind", Words, nullable=False),
+    Column("severity", Words, nullable=False),
+    Column("text", Words, nullable=False),
+    Column("data", Json, nullable=False),
+    _run_key(),
+)
+
+incidents = Table(
+    "incidents",
+    metadata,
+    _of_run(),
+    Column("incident", Words, primary_key=True),  # the engine's name for it, unique within the run
+    Column("id", Words, nullable=False),  # "<run_id>-<incident>", what the API calls it
+    Column("rule", Words, nullable=False),
+    Column("kind", Words, nullable=False),
+    Column("severity", Words, nullable=False),
+    Column("metric", Words, nullable=False),
+    Column("writer", Words, nullable=False),
+    Column("state", Words, nullable=False),
+    Column("step", BigInteger),
+    Column("last_step", BigInteger),
+    Column("resolved_step", BigInteger),
+    Column("time", Double, nullable=False),
+    Column("value", Double),
+    Column("threshold", Double),
+    Column("baseline", Double),
+    Column("message", Words, nullable=False),
+    Column("resolution", Words),
+    Column("advice", Words, nullable=False),
+    Column("evidence", Json, nullable=False),
+    Column("actions", Lines, nullable=False),
+    Column("opened_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Column("resolved_at", Double),
+    Column("acknowledged_at", Double),
+    Column("acknowledged_by", Words),
+    Column("snoozed_until", Double),
+    _run_key(),
+    Index(None, "id"),
+    Index(None, "opened_at"),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    _of_run(),  # "" for a test of a webhook, which belongs to no run: hence no foreign key
+    Column("id", Words, primary_key=True),
+    Column("webhook", Words, nullable=False),
+    Column("incident", Words),
+    Column("type", Words, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("state", Words, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("next_attempt_at", Double),
+    Column("lease_until", Double),
+    Column("delivered_at", Double),
+    Column("last_status", Integer),
+    Column("last_error", Words),
+    Column("log", Json, nullable=False),
+    Index(None, "id"),
+    Index(None, "state", "next_attempt_at"),
+    Index(None, "created_at"),
+)
+
+commands = Table(
+    "commands",
+    metadata,
+    _of_run(),
+    Column("id", Words, primary_key=True),
+    Column("name", Words, nullable=False),
+    Column("args", Json, nullable=False),
+    Column("state", Words, nullable=False),
+    Column("requested_at", Double, nullable=False),
+    Column("requested_by", Words, nullable=False),
+    Column("delivered_at", Double),
+    Column("acknowledged_at", Double),
+    Column("done_at", Double),
+    Column("step", BigInteger),
+    Column("result", Words),
+    _run_key(),
+)
+
+rule_state = Table(
+    "rule_state",
+    metadata,
+    _of_run(),
+    Column("version", BigInteger, nullable=False),
+    Column("state", LargeBinary),
+    _run_key(),
+)
+
+rule_sets = Table(
+    "rule_sets",
+    metadata,
+    Column("project", Words, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),  # counts from 1; the greatest one applies
+    Column("text", Words, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", Words, primary_key=True),
+    Column("url", Words, nullable=False),
+    Column("name", Words, nullable=False),
+    Column("project", Words),  # NULL: every project
+    Column("types", Lines, nullable=False),  # empty: every type
+    Column("min_severity", Words, nullable=False),
+    Column("enabled", sa.Boolean, nullable=False),
+    Column("secret", Words, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("name", Words, primary_key=True),
+    Column("digest", Words, nullable=False, unique=True),  # sha256 of the secret, hex
+    Column("created_at", Double, nullable=False),
+)
