@@ -1,0 +1,89 @@
+"""`holter rules`: what the service watches for, and whether a file of your own rules is right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from holter_server.cli.connection import AsJson
+from holter_server.cli.failure import Failure
+from holter_server.cli.screen import plain_table, print_json, severity_text, stdout
+
+if TYPE_CHECKING:
+    from holter.health import RuleSet
+
+__all__ = ["rules"]
+
+rules = typer.Typer(no_args_is_help=True, help="What is watched for: the health rules.")
+
+RuleFile = Annotated[Path, typer.Argument(metavar="FILE", help="Rules in YAML.")]
+
+
+@rules.command("list")
+def show_all(
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="Your rules, laid over the default ones.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the rules with their severity and the metrics they look at."""
+    from holter.health import RuleSet  # noqa: PLC0415 - the other commands need not wait for numpy
+
+    described = (RuleSet.default() if file is None else _parse(file)).describe()
+    if as_json:
+        print_json({"rules": described})
+        return
+    table = plain_table("rule", "severity", "kind", "pack", "metrics", flexible=("metrics", "rule"))
+    for rule in described:
+        table.add_row(rule["id"], severity_text(rule["severity"]), rule["kind"], rule["pack"], _metrics(rule))
+    stdout().print(table)
+
+
+@rules.command()
+def check(file: RuleFile, as_json: AsJson = False) -> None:
+    """Read a file of rules; a mistake is shown with its line and the keys that are allowed there."""
+    from holter.health import RuleError  # noqa: PLC0415
+
+    try:
+        described = _read(file).describe()
+    except RuleError as error:
+        if as_json:
+            problem = {"message": str(error), "line": error.line, "allowed_keys": list(error.allowed_keys or ())}
+            print_json({"file": str(file), "valid": False, "error": problem})
+        raise _wrong(file, error) from None
+    if as_json:
+        print_json({"file": str(file), "valid": True, "rules": len(described)})
+        return
+    stdout().print(Text(f"{file}: right; {len(described)} rules watch with it"))
+
+
+def _parse(file: Path) -> RuleSet:
+    from holter.health import RuleError  # noqa: PLC0415
+
+    try:
+        return _read(file)
+    except RuleError as error:
+        raise _wrong(file, error) from None
+
+
+def _read(file: Path) -> RuleSet:
+    from holter.health import RuleSet  # noqa: PLC0415
+
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise Failure(f"Can't read {file}: {reason}", "Name a YAML file of rules") from None
+    return RuleSet.parse(text, name=file.name)
+
+
+def _wrong(file: Path, error: Any) -> Failure:
+    place = f"{file}:{error.line}" if error.line else str(file)
+    allowed = f"Allowed here: {', '.join(error.allowed_keys)}" if error.allowed_keys else "docs/health.md has examples"
+    return Failure(f"{place}: {error}", allowed)
+
+
+def _metrics(rule: dict[str, Any]) -> str:
+    patterns = rule.get("metrics") or rule.get("metric") or "–"
+    return patterns if isinstance(patterns, str) else ", ".join(patterns)

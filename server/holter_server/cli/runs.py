@@ -1,0 +1,158 @@
+"""`holter runs` and `holter show`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from holter_server.cli import incidents
+from holter_server.cli.connection import DEFAULT_URL, AsJson, Connection, Run, Token, Url
+from holter_server.cli.screen import (
+    ago,
+    clock,
+    health_text,
+    number,
+    plain_table,
+    print_json,
+    state_text,
+    stderr,
+    stdout,
+    step,
+)
+
+__all__ = ["runs", "show"]
+
+
+def runs(
+    *,
+    project: Annotated[str | None, typer.Option(help="Only this project.")] = None,
+    state: Annotated[
+        str | None, typer.Option(help="Only runs that are running, finished, failed, stopped, lost or hung.")
+    ] = None,
+    health: Annotated[str | None, typer.Option(help="Only runs that are healthy, warning or critical.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Only runs with this tag.")] = None,
+    search: Annotated[str | None, typer.Option("--search", "-q", help="Part of a name or of an id.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="At most so many, the newest first.")] = 20,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the runs: state, health, step."""
+    connection = Connection(url, token)
+    page = connection.get("/runs", project=project, state=state, health=health, tag=tag, q=search, limit=limit)
+    if as_json:
+        print_json(page)
+        return
+    if not page["runs"]:
+        stderr().print(_nothing_found(any((project, state, health, tag, search))))
+        return
+    table = plain_table("run", "project/name", "state", "health", "step", "seen", flexible=("project/name",))
+    for run in page["runs"]:
+        table.add_row(
+            run["id"],
+            f"{run['project']}/{run['name']}",
+            state_text(run["state"]),
+            health_text(run["health"], run.get("open_incidents")),
+            _progress(run),
+            ago(run["last_seen_at"]),
+        )
+    stdout().print(table)
+    if page.get("next"):
+        stderr().print(Text(f"There are more: holter runs --limit {limit * 5}", style="dim"))
+
+
+def show(run: Run, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
+    """Everything about one run: config, metrics, incidents with their advice."""
+    connection = Connection(url, token)
+    found = connection.run(run)
+    metrics = connection.get(f"/runs/{found['id']}/metrics")["metrics"]
+    of_run = connection.all("/incidents", "incidents", run=found["id"])
+    if as_json:
+        print_json({"run": found, "metrics": metrics, "incidents": of_run})
+        return
+    console = stdout()
+    console.print(Text(f"{found['project']}/{found['name']}", style="bold"), Text(found["id"], style="dim"))
+    console.print(_facts(found))
+    _section("Config", _config_table(found["config"]) if found["config"] else None)
+    _section("Metrics", _metric_table(metrics) if metrics else None)
+    _section("Incidents", None)
+    for incident in of_run:
+        console.print(Padding(incidents.block(incident), (0, 0, 1, 2), expand=False))
+    if not of_run:
+        console.print("  none")
+
+
+def _section(title: str, content: Table | None) -> None:
+    stdout().print(Text(f"\n{title}", style="bold"))
+    if content is not None:
+        stdout().print(Padding(content, (0, 0, 0, 2), expand=False))
+
+
+def _nothing_found(filtered: bool) -> str:
+    if filtered:
+        return "No run matches. Without filters: holter runs"
+    return 'No runs yet. In a training: run = holter.init(project="…"), then run.log({"loss": loss}, step=step)'
+
+
+def _progress(run: dict[str, Any]) -> str:
+    if run["last_step"] is None or not run.get("planned_steps"):
+        return step(run["last_step"])
+    return f"{step(run['last_step'])} / {step(run['planned_steps'])}"
+
+
+def _facts(run: dict[str, Any]) -> Table:
+    facts = Table.grid(padding=(0, 2, 0, 0))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
+    state = state_text(run["state"])
+    if run.get("state_reason"):
+        state.append(f" ({run['state_reason']})", style="dim")
+    facts.add_row("state", state)
+    facts.add_row("health", health_text(run["health"], run.get("open_incidents")))
+    speed = run.get("steps_per_second")
+    facts.add_row("step", _progress(run) + (f"   {number(speed)} per second" if speed else ""))
+    facts.add_row("started", clock(run["started_at"]))
+    facts.add_row("finished" if run["finished_at"] else "last seen", clock(run["finished_at"] or run["last_seen_at"]))
+    for name, value in (("group", run["group"]), ("tags", ", ".join(run["tags"])), ("notes", run["notes"])):
+        if value:
+            facts.add_row(name, Text(value))
+    return facts
+
+
+def _config_table(config: dict[str, Any]) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="dim", overflow="fold")
+    table.add_column(overflow="fold")
+    for name, value in _flat(config):
+        table.add_row(name, Text(number(value) if isinstance(value, float) else str(value)))
+    return table
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for name, value in config.items():
+        if isinstance(value, dict) and value:
+            rows += _flat(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", value))
+    return rows
+
+
+def _metric_table(metrics: list[dict[str, Any]]) -> Table:
+    numeric = ("last", "min", "max", "step", "points", "non-finite")
+    table = plain_table("metric", *numeric, right=numeric, flexible=("metric",))
+    for metric in metrics:
+        table.add_row(
+            metric["name"],
+            number(metric["last"]),
+            number(metric["min"]),
+            number(metric["max"]),
+            step(metric["last_step"]),
+            f"{metric['count']:,}",
+            Text(f"{metric['non_finite']:,}", style="bold red") if metric["non_finite"] else "–",
+        )
+    return table

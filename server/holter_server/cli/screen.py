@@ -1,0 +1,136 @@
+"""What is printed and how: consoles, JSON for machines, numbers, times and states in words."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from holter.wire import jsonable
+
+__all__ = [
+    "PIPE_WIDTH",
+    "ago",
+    "clock",
+    "health_text",
+    "number",
+    "plain_table",
+    "print_json",
+    "severity_text",
+    "state_text",
+    "stderr",
+    "stdout",
+    "step",
+]
+
+PIPE_WIDTH = 160  # characters; a pipe has no width of its own, and 80 would cut what `grep` is to find
+
+_STATES = {
+    "running": ("●", "green"),
+    "finished": ("✓", "default"),
+    "failed": ("✗", "red"),
+    "stopped": ("■", "yellow"),
+    "lost": ("?", "red"),
+    "hung": ("!", "red"),
+}
+_SEVERITIES = {"critical": ("■", "bold red"), "warning": ("▲", "yellow"), "info": ("·", "cyan")}
+_HEALTHS = {"healthy": ("●", "green"), "warning": ("▲", "yellow"), "critical": ("■", "bold red")}
+
+
+def stdout() -> Console:
+    return _console(stderr=False)
+
+
+def stderr() -> Console:
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
+    return Console(stderr=stderr, highlight=False, width=width)
+
+
+def print_json(value: Any) -> None:
+    """``value`` as indented JSON on standard output; non-finite numbers are strings, as everywhere in Holter."""
+    sys.stdout.write(json.dumps(jsonable(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def plain_table(*columns: str, right: tuple[str, ...] = (), flexible: tuple[str, ...] = ()) -> Table:
+    """A table without lines. Columns in ``flexible`` give way when the terminal is narrow, the others never."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for column in columns:
+        narrow = column not in flexible
+        justify = "right" if column in right else "left"
+        table.add_column(column, justify=justify, no_wrap=narrow, overflow="fold")  # type: ignore[arg-type]
+    return table
+
+
+def state_text(state: str) -> Text:
+    mark, style = _STATES.get(state, ("·", "default"))
+    return Text(f"{mark} {state}", style=style)
+
+
+def health_text(health: str, open_incidents: dict[str, int] | None = None) -> Text:
+    """The health and, where there are any, how many incidents of that severity are open."""
+    mark, style = _HEALTHS.get(health, ("·", "default"))
+    count = (open_incidents or {}).get(health, 0)
+    return Text(f"{mark} {health}" + (f" ({count})" if count else ""), style=style)
+
+
+def severity_text(severity: str) -> Text:
+    mark, style = _SEVERITIES.get(severity, ("·", "default"))
+    return Text(f"{mark} {severity}", style=style)
+
+
+def number(value: Any) -> str:
+    """A metric's value, to five significant digits; the API's "NaN" and "Infinity" as they are.
+
+    >>> number(0.000123456), number(28120), number("NaN"), number(None)
+    ('0.00012346', '28120', 'NaN', '–')
+    """
+    if value is None:
+        return "–"
+    if isinstance(value, str):
+        return value
+    if float(value).is_integer() and abs(value) < 1e9:
+        return str(int(value))
+    return f"{value:.5g}"
+
+
+def step(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"
+
+
+def ago(moment: float | None, now: float | None = None) -> str:
+    """How long ago ``moment`` (seconds, UTC) was.
+
+    >>> ago(1000.0, now=1007.0), ago(1000.0, now=8300.0), ago(None)
+    ('7 s ago', '2 h ago', '–')
+    """
+    if moment is None:
+        return "–"
+    return f"{duration((time.time() if now is None else now) - moment)} ago"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit a person would choose.
+
+    >>> duration(3.4), duration(185), duration(90000)
+    ('3 s', '3 min', '25 h')
+    """
+    for unit, size, limit in (("s", 1, 90), ("min", 60, 5400), ("h", 3600, 172800)):
+        if seconds < limit:
+            return f"{max(0, int(seconds // size))} {unit}"
+    return f"{int(seconds // 86400)} d"
+
+
+def clock(moment: float | None) -> str:
+    """``moment`` (seconds, UTC) in the reader's own time zone."""
+    return "–" if moment is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))

@@ -1,0 +1,124 @@
+"""`holter tail`: a run's newest values, a line at a time, with its incidents between them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from holter.wire import jsonable
+from holter_server.cli import incidents
+from holter_server.cli.connection import DEFAULT_URL, AsJson, Connection, Run, Token, Url
+from holter_server.cli.screen import number, state_text, stdout, step
+
+__all__ = ["tail"]
+
+_ENDED = ("finished", "failed", "stopped")
+_COLUMN = 12  # characters; fits -1.2346e-05 and a gap
+_HEADER_EVERY = 20  # lines
+
+
+def tail(
+    run: Run,
+    *,
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", "-m", help='Pattern such as "loss/*"; may be given again.')
+    ] = None,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Follow a run in the terminal until it ends. Ctrl-C stops the following, not the run."""
+    connection = Connection(url, token)
+    found = connection.run(run)
+    patterns = metric or ["loss/*", "loss", "grad_norm", "val/*", "lr"]
+    reader = _as_json if as_json else _Lines(f"{found['project']}/{found['name']}")
+    try:
+        for look in _looks(connection, found["id"], patterns, interval):
+            reader(look)
+    except KeyboardInterrupt:
+        return
+
+
+def _looks(connection: Connection, run: str, patterns: list[str], interval: float) -> Iterator[dict[str, Any]]:
+    """What is new each time: ``{"step", "values", "incidents", "state"}``, and one last time when the run has ended."""
+    seen: dict[str, str] = {}
+    last_step = None
+    while True:
+        state = connection.get(f"/runs/{run}")["run"]["state"]
+        metrics = [
+            metric
+            for metric in connection.get(f"/runs/{run}/metrics")["metrics"]
+            if any(fnmatchcase(metric["name"], pattern) for pattern in patterns)
+        ]
+        newest = max((metric["last_step"] for metric in metrics if metric["last_step"] is not None), default=None)
+        changed = [
+            incident
+            for incident in connection.get("/incidents", run=run, limit=100)["incidents"]
+            if seen.get(incident["id"]) != incident["state"]
+        ]
+        seen |= {incident["id"]: incident["state"] for incident in changed}
+        ended = state in _ENDED
+        if newest != last_step or changed or ended:
+            values = {metric["name"]: metric["last"] for metric in metrics} if newest != last_step else {}
+            yield {"step": newest, "values": values, "incidents": changed[::-1], "state": state}
+        last_step = newest
+        if ended:
+            return
+        time.sleep(interval)
+
+
+def _as_json(look: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(jsonable(look), ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+class _Lines:
+    """Prints looks as the lines of a table that has no end, with its header repeated."""
+
+    def __init__(self, name: str) -> None:
+        self._console = stdout()
+        self._columns: list[str] = []
+        self._printed = 0
+        self._console.print(Text(name, style="bold"))
+
+    def __call__(self, look: dict[str, Any]) -> None:
+        for incident in look["incidents"]:
+            self._console.print(incidents.line(incident))
+        if look["values"]:
+            self._values(look["step"], look["values"])
+        if look["state"] in _ENDED:
+            self._console.print(state_text(look["state"]))
+
+    def _values(self, at_step: int, values: dict[str, Any]) -> None:
+        fitting = max(1, (self._console.width - _COLUMN) // _COLUMN)
+        columns = sorted(values, key=_importance)[:fitting]
+        if columns != self._columns or self._printed % _HEADER_EVERY == 0:
+            self._columns = columns
+            heads = "".join(f"{_short(name):>{_COLUMN}}" for name in columns)
+            self._console.print(Text(f"{'step':>{_COLUMN}}{heads}", style="dim"))
+        row = Text(f"{step(at_step):>{_COLUMN}}")
+        for name in columns:
+            value = values[name]
+            row.append(f"{number(value):>{_COLUMN}}", style="bold red" if isinstance(value, str) else "")
+        self._console.print(row, no_wrap=True)
+        self._printed += 1
+
+
+def _importance(name: str) -> tuple[int, str]:
+    """The total loss first, then its parts, then the rest, by name."""
+    for rank, prefix in enumerate(("loss/total", "loss", "grad_norm", "val/")):
+        if name.startswith(prefix):
+            return rank, name
+    return 9, name
+
+
+def _short(name: str) -> str:
+    return name if len(name) < _COLUMN else f"…{name[-(_COLUMN - 2) :]}"
