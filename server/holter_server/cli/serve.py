@@ -28,11 +28,12 @@ def serve(
     db: Db = DEFAULT_DB,
 ) -> None:
     """Run the service. Its other settings are the HOLTER_* variables of docs/settings.md."""
+    settings = read_settings(host=host, port=port, db=db)
     from holter_server.errors import ServiceError  # noqa: PLC0415 - the other commands need not wait for the service
     from holter_server.service import serve as run_service  # noqa: PLC0415
 
     try:
-        run_service(read_settings(host=host, port=port, db=db))
+        run_service(settings)
     except ServiceError as error:
         raise Failure(error.message, error.hint) from None
 
