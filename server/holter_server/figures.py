@@ -41,7 +41,10 @@ FloatArray = NDArray[np.float64]
 
 
 class SeriesLike(Protocol):
-    """A view of one series: ``steps`` (n,) int64, ``times`` (n,) seconds UTC, ``values`` (n,) float64 as logged."""
+    """A view of one series: ``steps`` (n,) int64, ``times`` (n,) seconds UTC, ``values`` (n,) float64 as logged.
+
+    ``origin`` (seconds UTC) is the run's first start, from which relative time counts.
+    """
 
     @property
     def metric(self) -> str: ...
@@ -52,6 +55,8 @@ class SeriesLike(Protocol):
     @property
     def shadowed_from(self) -> int | None: ...
     @property
+    def origin(self) -> float: ...
+    @property
     def steps(self) -> NDArray[np.int64]: ...
     @property
     def times(self) -> FloatArray: ...
@@ -60,14 +65,14 @@ class SeriesLike(Protocol):
 
 
 class Axis:
-    """Turns (step, time) into the x of a chart: steps, a date, or seconds, minutes or hours since ``origin``."""
+    """Turns (step, time) into the x of a chart: steps, a date, or seconds, minutes or hours since the run's start."""
 
-    def __init__(self, x: XName, series: Sequence[SeriesLike], origin: float | None = None) -> None:
+    def __init__(self, x: XName, series: Sequence[SeriesLike]) -> None:
         self.name = x
         times = [entry.times for entry in series if len(entry.times)]
         first = min((float(part[0]) for part in times), default=0.0)
         last = max((float(part[-1]) for part in times), default=first)
-        self.origin = first if origin is None else origin
+        self.origin = min((entry.origin for entry in series), default=first)
         self.last_time = last
         self.last_step = max((int(entry.steps[-1]) for entry in series if len(entry.steps)), default=0)
         self.unit, self.seconds = next(
@@ -109,7 +114,6 @@ def build_figure(
     theme: ThemeName = "light",
     x: XName = "step",
     log_y: bool = False,
-    origin: float | None = None,
 ) -> dict[str, Any]:
     """One chart as plotly JSON, ``{"data": [...], "layout": {...}}``.
 
@@ -120,7 +124,7 @@ def build_figure(
             opened to where it was resolved, or to the newest point.
         events: rows with ``kind``, ``step``, ``time`` and ``text``; those of kind "stage" are backgrounds.
         theme: colours.
-        x: step, time (UTC) or time since ``origin`` (seconds UTC; by default the first point).
+        x: step, time (UTC) or time since the run's start.
         log_y: logarithmic value axis.
 
     Every trace carries ``meta``: ``{"metric", "writer", "attempt", "label", "role"}`` with role "line", "shadowed",
@@ -128,7 +132,7 @@ def build_figure(
     """
     drawn = sorted(series, key=lambda entry: (entry.metric, entry.writer, str(entry.attempt)))
     look = THEMES[theme]
-    axis = Axis(x, drawn, origin)
+    axis = Axis(x, drawn)
     metrics = list(dict.fromkeys(entry.metric for entry in drawn))
     labels = line_labels(metrics)
     hues = colours(labels.values() if len(metrics) > 1 else metrics, look)

@@ -27,6 +27,7 @@ class View:
     writer: str = "rank0"
     attempt: int = 1
     shadowed_from: int | None = None
+    origin: float = START
     first_step: int = 0
 
     @property
@@ -228,7 +229,7 @@ def test_x_is_step_time_or_time_since_the_start() -> None:
     dated = build_figure("m", series, x="time", incidents=incident)
     assert numbers(traces(dated, "line")[0]["x"])[-1] == (START + 600) * 1000
     assert shapes(dated, "incident critical")[0]["x0"] == (START + 20) * 1000
-    since = build_figure("m", series, x="relative", origin=START)
+    since = build_figure("m", series, x="relative")
     assert numbers(traces(since, "line")[0]["x"])[-1] == 10.0  # minutes
     assert since["layout"]["meta"]["x_scale"] == 60
 

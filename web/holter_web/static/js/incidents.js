@@ -1,0 +1,122 @@
+// The incidents of a run, worst first: what happened with its numbers, and what to do about it.
+
+import { post } from "./api.js";
+import { el, fill } from "./dom.js";
+import { clock, integer, number } from "./format.js";
+import { notice } from "./notice.js";
+
+const SEVERITIES = ["critical", "warning", "info"];
+const UNFOLDED = 3;
+
+export class IncidentPanel {
+  #incidents = new Map();
+  #unfolded = new Set(); // by hand
+
+  constructor() {
+    this.title = el("h2");
+    this.list = el("div", { class: "incidents" });
+    this.root = el("section", { "aria-label": "Incidents", class: "incident-panel", hidden: true }, this.title, this.list);
+  }
+
+  set(incidents) {
+    this.#incidents = new Map(incidents.map((incident) => [incident.id, incident]));
+    this.#draw();
+  }
+
+  apply(incident) {
+    this.#incidents.set(incident.id, { ...this.#incidents.get(incident.id), ...incident });
+    this.#draw();
+  }
+
+  reveal(id) {
+    this.#unfolded.add(id);
+    this.#draw();
+    const card = document.getElementById(`incident-${id}`);
+    card?.scrollIntoView({ block: "center", behavior: "smooth" });
+    card?.focus({ preventScroll: true });
+  }
+
+  #draw() {
+    const sorted = [...this.#incidents.values()].sort(worstFirst);
+    const open = sorted.filter((incident) => incident.state !== "resolved");
+    this.root.hidden = sorted.length === 0;
+    fill(this.title, open.length ? `${open.length} open incident${open.length > 1 ? "s" : ""}` : "No open incidents");
+    const unfolded = new Set([...open.slice(0, UNFOLDED).map(({ id }) => id), ...this.#unfolded]);
+    fill(this.list, sorted.map((incident) => incidentCard(incident, { unfolded: unfolded.has(incident.id), changed: (now) => this.apply(now) })));
+  }
+}
+
+function worstFirst(a, b) {
+  const resolved = (incident) => (incident.state === "resolved" ? 1 : 0);
+  return (
+    resolved(a) - resolved(b) ||
+    SEVERITIES.indexOf(a.severity) - SEVERITIES.indexOf(b.severity) ||
+    (a.step ?? Infinity) - (b.step ?? Infinity)
+  );
+}
+
+export function incidentCard(incident, { unfolded = true, changed, place = null }) {
+  const tone = incident.state === "resolved" ? "quiet" : incident.severity === "info" ? "quiet" : incident.severity;
+  const body = el(
+    "div",
+    { class: "incident-body" },
+    incident.advice ? el("p", { class: "advice" }, el("span", { class: "advice-label" }, "What to do"), incident.advice) : null,
+    el("div", { class: "incident-foot" }, facts(incident), acknowledge(incident, changed)),
+  );
+  return el(
+    "details",
+    { class: "card incident", id: `incident-${incident.id}`, tabindex: "-1", open: unfolded, data: { tone, severity: incident.severity, state: incident.state } },
+    el(
+      "summary",
+      {},
+      el("span", { class: "badge", data: { tone } }, incident.severity),
+      el("span", { class: "incident-message" }, incident.message),
+      el("span", { class: "incident-where muted" }, place, el("span", {}, where(incident))),
+    ),
+    body,
+  );
+}
+
+function where(incident) {
+  const parts = [incident.step === null || incident.step === undefined ? clock(incident.opened_at) : `step ${integer(incident.step)}`];
+  if (incident.state === "resolved") {
+    parts.push(incident.resolved_step ? `resolved at ${integer(incident.resolved_step)}` : "resolved");
+  } else parts.push(incident.state);
+  return parts.join(" · ");
+}
+
+function facts(incident) {
+  const pairs = [
+    ["rule", incident.rule],
+    ["kind", incident.kind],
+    ["metric", incident.metric],
+    ["writer", incident.writer],
+    ["value", incident.value === null || incident.value === undefined ? null : number(incident.value)],
+    ["threshold", incident.threshold === null || incident.threshold === undefined ? null : number(incident.threshold)],
+    ["baseline", incident.baseline === null || incident.baseline === undefined ? null : number(incident.baseline)],
+    ["opened", clock(incident.opened_at)],
+  ];
+  return el(
+    "dl",
+    { class: "pairs" },
+    pairs.filter(([, value]) => value !== null && value !== undefined && value !== "").map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))),
+  );
+}
+
+function acknowledge(incident, changed) {
+  if (incident.state !== "firing") return null;
+  const button = el("button", {
+    class: "button small",
+    onclick: async (event) => {
+      event.preventDefault();
+      button.disabled = true;
+      try {
+        const answer = await post(`/incidents/${encodeURIComponent(incident.id)}/acknowledge`);
+        changed(answer.incident ?? { ...incident, state: "acknowledged" });
+      } catch (error) {
+        button.replaceWith(notice(error));
+      }
+    },
+  }, "Acknowledge");
+  return button;
+}
