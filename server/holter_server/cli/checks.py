@@ -22,6 +22,7 @@ from holter_server.cli.failure import Failure
 __all__ = ["Finding", "examine"]
 
 _ROOM = 1_000_000_000  # bytes free, below which a database soon stops a training's record
+_STILL_WRITING = 60.0  # seconds; a recording that changed since then belongs to a training that ships it itself
 _CLOCK_TOLERANCE = 5.0  # seconds; the Date header itself has a resolution of one
 
 # In a process of its own: a broken installation of torch can end the process that imports it.
@@ -169,4 +170,22 @@ def _postgresql(db: str) -> Finding:
 
 
 def _leftovers(directory: str) -> Finding:
-    return Finding("leftovers", "good", "none")
+    from holter.errors import SpoolError  # noqa: PLC0415 - only doctor and sync read recordings
+    from holter.spool import Spool, find_spools  # noqa: PLC0415
+
+    def waits(spool: Spool) -> bool:
+        journal = spool.journal.stat()
+        return spool.cursor().offset < journal.st_size and time.time() - journal.st_mtime > _STILL_WRITING
+
+    try:
+        waiting = [spool for spool in find_spools(Path(directory)) if waits(spool)]
+    except SpoolError:
+        return Finding("leftovers", "good", f"no recordings in {directory}")
+    except OSError as error:
+        return Finding(
+            "leftovers", "bad", f"can't read {directory}: {error.strerror}", "Name another: --dir, HOLTER_DIR"
+        )
+    if not waiting:
+        return Finding("leftovers", "good", f"every recording in {directory} has been shipped")
+    runs = ", ".join(dict.fromkeys(str(spool.start.id) for spool in waiting[:5]))
+    return Finding("leftovers", "warning", f"not shipped yet: {runs}", f"holter sync {directory}")

@@ -84,12 +84,19 @@ def check_installed() -> None:
 
 def recipe_names(examples: Path) -> list[str]:
     """Every recipe that there is a config for."""
-    return sorted(path.stem for path in (examples / "configs" / "recipes").glob("*.yaml"))
+    return sorted({path.stem for path in (examples / "configs").glob("*/*.yaml")})
+
+
+def _config(recipe: str, examples: Path) -> str:
+    """The recipe's short form for demos where it has one, otherwise its full one."""
+    short = examples / "configs" / "demo" / f"{recipe}.yaml"
+    return f"demo/{recipe}" if short.is_file() else f"recipes/{recipe}"
 
 
 def start(recipe: str, plan: Plan, url: str) -> Training:
     """Start a training that streams to the service at ``url``; what it leaves goes into the plan's folder."""
-    command = [sys.executable, "scripts/train_gaussian_losses.py", "--config", f"configs/recipes/{recipe}.yaml"]
+    command = [sys.executable, "scripts/train_gaussian_losses.py", "--config", _config(recipe, plan.examples)]
+    command += ["--output", str(plan.folder / "checkpoints")]
     if plan.steps is not None:
         command += ["--max_steps", str(plan.steps)]
     log = plan.folder / f"{recipe}.log"

@@ -80,7 +80,7 @@ def show(run: Run, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson 
     _section("Config", _config_table(found["config"]) if found["config"] else None)
     _section("Metrics", _metric_table(metrics) if metrics else None)
     _section("Incidents", None)
-    for incident in of_run:
+    for incident in reversed(of_run):
         console.print(Padding(incidents.block(incident), (0, 0, 1, 2), expand=False))
     if not of_run:
         console.print("  none")

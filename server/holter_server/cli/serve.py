@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from holter_server.cli.failure import USAGE, Failure
+from holter_server.cli.screen import stdout
 
 if TYPE_CHECKING:
     from holter_server.settings import Settings
@@ -33,9 +35,20 @@ def serve(
     from holter_server.service import serve as run_service  # noqa: PLC0415
 
     try:
-        run_service(settings)
+        run_service(settings, on_ready=lambda address: _announce(address, settings))
     except ServiceError as error:
         raise Failure(error.message, error.hint) from None
+
+
+def _announce(address: str, settings: Settings) -> None:
+    console = stdout()
+    console.print(Text.assemble("Holter is at ", (address, "bold cyan underline")), soft_wrap=True)
+    sqlite = settings.db.startswith("sqlite:///")
+    data = settings.db.removeprefix("sqlite:///") if sqlite else "PostgreSQL"  # its address may hold a password
+    console.print(Text(f"Data: {data}. API: {address}/api/docs. Ctrl-C stops it.", style="dim"), soft_wrap=True)
+    if not settings.loopback or settings.token_text:
+        way = "Sign in there with a token; holter token create makes one. Trainings take it from HOLTER_TOKEN."
+        console.print(Text(way, style="dim"), soft_wrap=True)
 
 
 def read_settings(**given: Any) -> Settings:

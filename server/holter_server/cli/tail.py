@@ -28,7 +28,10 @@ def tail(
     run: Run,
     *,
     metric: Annotated[
-        list[str] | None, typer.Option("--metric", "-m", help='Pattern such as "loss/*"; may be given again.')
+        list[str] | None,
+        typer.Option(
+            "--metric", "-m", help='Pattern such as "loss/*"; may be given again. Without it, all but system/*.'
+        ),
     ] = None,
     interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
     url: Url = DEFAULT_URL,
@@ -38,25 +41,22 @@ def tail(
     """Follow a run in the terminal until it ends. Ctrl-C stops the following, not the run."""
     connection = Connection(url, token)
     found = connection.run(run)
-    patterns = metric or ["loss/*", "loss", "grad_norm", "val/*", "lr"]
     reader = _as_json if as_json else _Lines(f"{found['project']}/{found['name']}")
     try:
-        for look in _looks(connection, found["id"], patterns, interval):
+        for look in _looks(connection, found["id"], metric, interval):
             reader(look)
     except KeyboardInterrupt:
         return
 
 
-def _looks(connection: Connection, run: str, patterns: list[str], interval: float) -> Iterator[dict[str, Any]]:
+def _looks(connection: Connection, run: str, patterns: list[str] | None, interval: float) -> Iterator[dict[str, Any]]:
     """What is new each time: ``{"step", "values", "incidents", "state"}``, and one last time when the run has ended."""
     seen: dict[str, str] = {}
     last_step = None
     while True:
         state = connection.get(f"/runs/{run}")["run"]["state"]
         metrics = [
-            metric
-            for metric in connection.get(f"/runs/{run}/metrics")["metrics"]
-            if any(fnmatchcase(metric["name"], pattern) for pattern in patterns)
+            metric for metric in connection.get(f"/runs/{run}/metrics")["metrics"] if _wanted(metric["name"], patterns)
         ]
         newest = max((metric["last_step"] for metric in metrics if metric["last_step"] is not None), default=None)
         changed = [
@@ -73,6 +73,12 @@ def _looks(connection: Connection, run: str, patterns: list[str], interval: floa
         if ended:
             return
         time.sleep(interval)
+
+
+def _wanted(name: str, patterns: list[str] | None) -> bool:
+    if patterns is None:
+        return not name.startswith("system/")
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _as_json(look: dict[str, Any]) -> None:
@@ -114,7 +120,7 @@ class _Lines:
 
 def _importance(name: str) -> tuple[int, str]:
     """The total loss first, then its parts, then the rest, by name."""
-    for rank, prefix in enumerate(("loss/total", "loss", "grad_norm", "val/")):
+    for rank, prefix in enumerate(("loss/total", "loss", "grad_norm", "train/", "val/", "lr")):
         if name.startswith(prefix):
             return rank, name
     return 9, name
