@@ -1,0 +1,363 @@
+"""`Run`: what a training loop holds in its hand."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Protocol, get_args
+
+from holter.commands import Inbox
+from holter.environment import plain
+from holter.journal import Answer, End, Happened, Journal
+from holter.notices import Notices
+from holter.values import INT64_MAX, NotANumber, clean_text, flatten, scalar, snapshot, whole
+from holter.watch import Watcher
+from holter.wire import CommandUpdate, Event, IncidentNotice, Receipt, RunFinish
+
+__all__ = ["EndState", "Run", "Severity", "Shipping"]
+
+EndState = Literal["finished", "failed", "stopped"]
+Severity = Literal["info", "warning", "critical"]
+_FLOATS = {float}
+KEPT_TEXTS_MAX = 1_000  # values that are no numbers, kept as events
+
+
+class Shipping(Protocol):
+    """What a run needs of its shipper."""
+
+    def start(self) -> None: ...
+    def close(self, seal: Callable[[], None], timeout: float) -> bool: ...
+    def abandon(self) -> None: ...
+
+
+class Run:
+    """One recording. Made by `holter.init`; its methods never raise into the loop and never wait for the network."""
+
+    def __init__(
+        self,
+        *,
+        id: str,
+        project: str,
+        journal: Journal,
+        notices: Notices,
+        name: str | None = None,
+        attempt: str = "",
+        writer: str = "rank0",
+        shipper: Shipping | None = None,
+        directory: Path | None = None,
+        url: str | None = None,
+        first_step: int = 0,
+        finish_timeout: float = 10.0,
+        on_end: Callable[[Run], None] = lambda _: None,
+    ) -> None:
+        self.id, self.project, self.name, self.attempt, self.writer = id, project, name, attempt, writer
+        self.directory = directory  # where the recording is on disk; None when it is not
+        self.url = url  # the run's page; None offline
+        self.step: int | None = None  # the latest step that was logged
+        self.incidents: dict[str, IncidentNotice] = {}  # by id, as the service reported them
+        self._journal, self._notices, self._shipper = journal, notices, shipper
+        self._inbox = Inbox(self._answer, notices)
+        self._next_step = first_step
+        self._known: set[tuple[str, ...]] = set()
+        self._texts: dict[str, str] = {}
+        self._texts_kept = 0
+        self._watchers: list[Watcher] = []
+        self._finish_timeout, self._on_end = finish_timeout, on_end
+        self._closed = False
+        self._closing = threading.Lock()
+        self._pid = os.getpid()
+        self.logged_at = 0.0  # time.time() of the latest `log`
+
+    # --- recording --------------------------------------------------------------------------------------------
+
+    def log(self, values: Mapping[str, Any], step: int | None = None) -> None:
+        """Record one row of metrics at ``step`` (without it: one more than the latest).
+
+        Values are numbers: Python's, numpy's, or tensors of one element on any device. Nested mappings become
+        ``a/b``. What is no number is kept as an event, and said once; nothing is ever raised.
+        """
+        if self._closed:
+            self._refuse("log")
+            return
+        try:
+            if type(step) is int and type(values) is dict and -INT64_MAX <= step <= INT64_MAX:
+                metrics, row = tuple(values), list(values.values())
+                if metrics in self._known and not self._watchers and self._log_known(metrics, row, step):
+                    return
+            self._log_anything(values, step)
+        except Exception as error:  # noqa: BLE001 - a user's object may raise anything while it is looked at
+            self._notices.warn("log", f"a call of log was left out: {clean_text(error)} ({type(error).__name__})")
+
+    def event(
+        self,
+        text: str,
+        kind: str = "note",
+        *,
+        severity: Severity = "info",
+        step: int | None = None,
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Record that something happened, at ``step`` or at the latest one. ``kind="stage"`` is drawn on the charts."""
+        if self._closed:
+            self._refuse("event")
+            return
+        try:
+            self._happened(text, kind, severity, self.step if step is None else self._whole(step), data or {})
+        except Exception as error:  # noqa: BLE001 - as in log
+            self._notices.warn("event", f"an event was left out: {clean_text(error)} ({type(error).__name__})")
+
+    def alert(self, title: str, text: str = "", severity: Severity = "warning") -> None:
+        """Record an alert of your own, an event of kind "alert"."""
+        title, text = clean_text(title), clean_text(text)
+        body = f"{title}: {text}" if text else title
+        self.event(body, kind="alert", severity=severity, data={"title": title, "text": text})
+
+    def watch(self, model: Any, optimizer: Any, every: int = 1) -> None:
+        """Record ``watch/grad_norm`` and ``watch/lr`` before each ``every``-th ``optimizer.step()``.
+
+        They stand at the step of the next `log`. With gradient clipping the norm is the one after it.
+        """
+        prefix = "watch/" if not self._watchers else f"watch/{len(self._watchers)}/"
+        try:
+            self._watchers.append(Watcher(model, optimizer, every, prefix, self._notices))
+        except Exception as error:  # noqa: BLE001 - anything may have been given
+            self._notices.warn("watch", f"watch takes a torch module and an optimizer; it is off ({clean_text(error)})")
+
+    # --- being told -------------------------------------------------------------------------------------------
+
+    @property
+    def should_stop(self) -> bool:
+        """True once somebody, or a rule, has asked the training to stop. Costs nothing: read it every step."""
+        if self._inbox.waiting and not self._closed:
+            self._inbox.carry_out(self.step)
+        return self._inbox.stopped
+
+    def on_command(self, name: str, function: Callable[..., Any]) -> None:
+        """Call ``function(**args)`` when the command is asked for: on this thread, within `log` or `should_stop`.
+
+        So a checkpoint is written between two steps. What it returns is shown as the command's result.
+        """
+        if not callable(function):
+            self._notices.warn("on_command", f"on_command({name!r}) needs a function")
+            return
+        self._inbox.register(str(name), function)
+
+    def receive(self, receipt: Receipt) -> None:
+        """What the service answered to a frame. Called by the shipping thread."""
+        for order in receipt.commands:
+            self._inbox.receive(order)
+        for notice in receipt.incidents:
+            news = notice.id not in self.incidents and notice.state == "firing" and notice.severity != "info"
+            self.incidents[notice.id] = notice
+            if news:
+                self._notices.warn(f"incident {notice.id}", f"{notice.severity}: {notice.message}")
+
+    # --- the end ----------------------------------------------------------------------------------------------
+
+    def finish(self, state: EndState | None = None, reason: str | None = None, timeout: float | None = None) -> None:
+        """End the recording: ship what is left for at most ``timeout`` seconds, and say where the rest is, if any.
+
+        ``state`` is "finished" when absent, or "stopped" after a stop was asked for. Calling it again does nothing.
+        """
+        with self._closing:
+            if self._closed:
+                return
+            self._record_watched()
+            self._closed = True
+        for watcher in self._watchers:
+            watcher.close()
+        self._on_end(self)
+        complete = self._end(self._end_state(state), reason, self._finish_timeout if timeout is None else timeout)
+        self._say_where(complete)
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.finish()
+        else:
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """`finish` by how ``error`` ends a program: Ctrl-C stops it, ``sys.exit(0)`` finishes it, the rest fails."""
+        if isinstance(error, SystemExit) and error.code in {None, 0}:
+            self.finish()
+        elif isinstance(error, KeyboardInterrupt):
+            self.finish("stopped", "KeyboardInterrupt")
+        else:
+            reason = clean_text("".join(traceback.format_exception_only(error)).strip())
+            self.event(reason, "exception", severity="critical", data={"traceback": _traceback(error)})
+            self.finish("failed", reason)
+
+    def abandon(self) -> None:
+        """In a forked child (a DataLoader worker): the recording is the parent's, and `log` does nothing here."""
+        self._closed = True
+        self._journal.abandon()
+        if self._shipper is not None:
+            self._shipper.abandon()
+
+    # --- inside -----------------------------------------------------------------------------------------------
+
+    def _record(self, metrics: tuple[str, ...], row: Any, step: int) -> None:
+        now = time.time()
+        self._journal.points(metrics, step, now, row)
+        self.step, self._next_step, self.logged_at = step, step + 1, now
+        if self._inbox.waiting:
+            self._inbox.carry_out(step)
+
+    def _log_known(self, metrics: tuple[str, ...], row: list[Any], step: int) -> bool:
+        """The short way, for names that are known to be good. False if a value needs a closer look."""
+        if {*map(type, row)} != _FLOATS:
+            try:
+                row = [scalar(value) for value in row]
+            except NotANumber:
+                return False
+            if {*map(type, row)} != _FLOATS:
+                return False
+        self._record(metrics, row, step)
+        return True
+
+    def _log_anything(self, values: Any, step: Any) -> None:
+        number = self._next_step if step is None else self._whole(step)
+        if not isinstance(values, Mapping):
+            self._notices.warn("values", f"log takes a dict such as {{'loss': 0.5}}, not {type(values).__name__}")
+            self._keep_text("log", values, number)
+            return
+        row = self._numbers(flatten(values), number)
+        if any(map(len, self._watchers)):
+            row = self._watched(number) | row
+        if row:
+            self._write_row(row, number)
+        else:
+            self.step, self._next_step = number, number + 1
+
+    def _write_row(self, numbers: dict[str, Any], step: int) -> None:
+        metrics, row = tuple(numbers), list(numbers.values())
+        if len(self._known) < 10_000:
+            self._known.add(metrics)
+        on_device = [position for position, value in enumerate(row) if not isinstance(value, float)]
+        self._record(metrics, snapshot(row, on_device) if on_device else row, step)
+
+    def _numbers(self, values: dict[str, Any], step: int) -> dict[str, Any]:
+        numbers: dict[str, Any] = {}
+        for name, value in values.items():
+            try:
+                numbers[name] = scalar(value)
+            except NotANumber as error:
+                self._notices.warn(
+                    f"value {error}", f"{name!r} at step {step} {error}. It is kept as an event, and so are others."
+                )
+                self._keep_text(name, value, step)
+        return numbers
+
+    def _keep_text(self, name: str, value: Any, step: int) -> None:
+        """A value that is no number, as an event; the same text for the same name only once in a row."""
+        text = clean_text(value)
+        if self._texts.get(name) == text:
+            return
+        if self._texts_kept >= KEPT_TEXTS_MAX:
+            self._notices.warn("texts", f"{KEPT_TEXTS_MAX} values that are no numbers are kept; further ones are not")
+            return
+        self._texts[name] = text
+        self._texts_kept += 1
+        self._happened(f"{name} = {text}", "value", "info", step, {"metric": name})
+
+    def _watched(self, step: int) -> dict[str, Any]:
+        """Write the rows of optimizer steps before the latest at the steps before ``step``; return the latest."""
+        latest: dict[str, Any] = {}
+        for watcher in self._watchers:
+            rows = watcher.take()
+            first = max(step - len(rows) + 1, min(step, 0))
+            if self.step is not None and first <= self.step < step:
+                first = step  # several optimizer steps in one step of the loop: they all stand there
+            for index, values in enumerate(rows[:-1]):
+                if values:
+                    self._write_row(self._numbers(values, step), min(first + index, step))
+            if rows:
+                latest |= self._numbers(rows[-1], step)
+        return latest
+
+    def _record_watched(self) -> None:
+        """At the end: what the hooks have seen since the last `log`."""
+        try:
+            waiting = max((len(watcher) for watcher in self._watchers), default=0)
+            if waiting:
+                step = self._next_step + waiting - 1
+                if row := self._watched(step):
+                    self._write_row(row, step)
+        except Exception as error:  # noqa: BLE001 - reading a device may fail in many ways
+            self._notices.warn("watch", f"the last watched values were left out: {clean_text(error)}")
+
+    def _whole(self, step: Any) -> int:
+        try:
+            number = whole(step)
+        except NotANumber as error:
+            self._notices.warn("step", f"step={clean_text(step)[:80]!r} {error}; steps are counted on instead")
+            return self._next_step
+        if isinstance(step, float) and number != step:
+            self._notices.warn("fraction", f"step={step!r} is no integer; its fraction is cut")
+        return number
+
+    def _happened(self, text: Any, kind: Any, severity: Any, step: int | None, data: Mapping[str, Any]) -> None:
+        if severity not in get_args(Severity):
+            self._notices.warn("severity", f"severity={severity!r} is none of info, warning, critical; it is a warning")
+            severity = "warning"
+        details = plain(dict(data))
+        event = Event(time.time(), clean_text(text), clean_text(kind)[:64] or "note", step, severity, details)
+        self._journal.put(Happened(event))
+
+    def _answer(self, update: CommandUpdate) -> None:
+        self._journal.put(Answer(update))
+
+    def _refuse(self, what: str) -> None:
+        if os.getpid() == self._pid:
+            self._notices.warn("late", f"{what} was called after run {self.id} had ended; that is not recorded")
+
+    def _end_state(self, state: Any) -> EndState:
+        if state is None:
+            return "stopped" if self._inbox.stopped else "finished"
+        for known in get_args(EndState):
+            if state == known:
+                return known  # type: ignore[no-any-return]
+        self._notices.warn("state", f"finish(state={state!r}): the states are finished, failed and stopped")
+        return "finished"
+
+    def _end(self, state: EndState, reason: str | None, timeout: float) -> bool:
+        speaks = self.writer == "rank0" or state == "failed"  # the other ranks' ends don't end the run
+        text = None if reason is None else clean_text(reason)
+        finish = RunFinish(state, self.attempt, self.writer, time.time(), text)
+
+        def seal() -> None:
+            self._inbox.close(self.step)
+            self._journal.put(End(finish if speaks else None))
+            self._journal.close()
+
+        if self._shipper is None:
+            seal()
+            return True
+        return self._shipper.close(seal, timeout)
+
+    def _say_where(self, complete: bool) -> None:
+        if self.directory is None:
+            return
+        if self.url is None:
+            self._notices.say(f"recorded in {self.directory}; ship it with: holter sync {self.directory}")
+        elif complete:
+            self._notices.say(f"run {self.id} is complete at {self.url}")
+        else:
+            self._notices.warn(
+                "leftover", f"not everything is shipped; the rest is in {self.directory}: holter sync {self.directory}"
+            )
+
+
+def _traceback(error: BaseException) -> str:
+    text = "".join(traceback.format_exception(error))
+    return text if len(text) < 8_000 else f"{text[:3_000]}\n…\n{text[-5_000:]}"
