@@ -4,7 +4,8 @@
 >>> run = holter.init(project="denovo", config={"lr": 3e-4})  # doctest: +SKIP
 >>> run.log({"loss/total": 2.5, "lr": 3e-4}, step=1)          # doctest: +SKIP
 
-`import holter` is light: neither torch nor the server, and no HTTP client until something is shipped.
+`import holter` is light: neither torch nor the server, and nothing of the agent before `init` needs it, since the
+service imports `holter.wire` and `holter.health` from here, too.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from holter import lifecycle as _lifecycle
 from holter.errors import ApiError, HolterError, ServiceUnreachable, SpoolError
-from holter.recording import init
-from holter.training import EndState, Run, Severity
 
 if TYPE_CHECKING:
     from holter.client import Client
+    from holter.recording import init
+    from holter.training import EndState, Run, Severity
 
     run: Run | None  # the current run of this process; None before `init` and after `finish`
     __version__: str
@@ -40,6 +41,9 @@ __all__ = [
     "run",
     "watch",
 ]
+
+
+_ELSEWHERE = {"Client": "holter.client", "Run": "holter.training", "init": "holter.recording"}
 
 
 def log(values: Mapping[str, Any], step: int | None = None) -> None:
@@ -84,6 +88,6 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         metadata = importlib.import_module("importlib.metadata")
         return metadata.version("holter")
-    if name == "Client":
-        return importlib.import_module("holter.client").Client
+    if name in _ELSEWHERE:
+        return getattr(importlib.import_module(_ELSEWHERE[name]), name)
     raise AttributeError(f"module 'holter' has no attribute {name!r}")

@@ -7,9 +7,10 @@ import os
 import sys
 import time
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from holter.training import Run
+if TYPE_CHECKING:
+    from holter.training import Run
 
 __all__ = ["adopt", "current", "forget"]
 

@@ -16,7 +16,7 @@ from holter.environment import plain
 from holter.journal import Answer, End, Happened, Journal
 from holter.notices import Notices
 from holter.values import INT64_MAX, NotANumber, clean_text, flatten, scalar, snapshot, whole
-from holter.watch import Watcher
+from holter.watcher import Watcher
 from holter.wire import CommandUpdate, Event, IncidentNotice, Receipt, RunFinish
 
 __all__ = ["EndState", "Run", "Severity", "Shipping"]
