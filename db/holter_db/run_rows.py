@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
+
+from sqlalchemy import RowMapping
 
 from holter.health.model import Vitals
 
@@ -44,7 +45,7 @@ class RunRow:
 _PLAIN = tuple(field.name for field in fields(RunRow) if field.name != "open_incidents")
 
 
-def run_row(row: Mapping[str, Any]) -> RunRow:
+def run_row(row: RowMapping) -> RunRow:
     """The `RunRow` of a row of the table ``runs``."""
     counts = {severity: row[f"open_{severity}"] for severity in ("critical", "warning", "info")}
     return RunRow(open_incidents=counts, **{name: row[name] for name in _PLAIN})

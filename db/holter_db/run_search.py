@@ -68,8 +68,8 @@ def resolve_run(conn: Connection, text: str) -> str:
         Conflict: the prefix fits several runs; the hint lists them.
     """
     alive = runs.c.deleted_at.is_(None)
-    if (found := conn.scalar(sa.select(runs.c.id).where(runs.c.id == text, alive))) is not None:
-        return found
+    if conn.scalar(sa.select(runs.c.id).where(runs.c.id == text, alive)) is not None:
+        return text
     project, slash, name = text.partition("/")
     if slash:
         return _newest_named(conn, project, name)
@@ -95,7 +95,7 @@ def _newest_named(conn: Connection, project: str, name: str) -> str:
         .order_by(runs.c.created_at.desc(), runs.c.id.desc())
         .limit(1)
     )
-    found = conn.scalar(query)
+    found: str | None = conn.scalar(query)
     if found is None:
         raise NotFound("run", f"{project}/{name}", "`holter runs` lists projects and names.")
     return found

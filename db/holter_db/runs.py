@@ -7,9 +7,9 @@ import re
 from typing import Any
 
 import sqlalchemy as sa
-from holter.wire import RunFinish, RunStart, Writer
 from sqlalchemy import Connection
 
+from holter.wire import RunFinish, RunStart
 from holter_db.errors import Conflict, NotFound, QueryError
 from holter_db.names import new_id, run_name
 from holter_db.run_rows import LIVE_STATES, AttemptRow, LiveRun, ProjectRow, RunRow, WriterRow, run_row
@@ -123,7 +123,7 @@ def _runs_of(conn: Connection, project: str) -> int:
 def _reopen(conn: Connection, row: sa.RowMapping, start: RunStart, number: int, now: float) -> None:
     """A new attempt: running again. What this start says anew replaces what was known; the rest stays."""
     said = {"name": start.name, "group": start.group, "notes": start.notes, "planned_steps": start.planned_steps}
-    values = {key: value for key, value in said.items() if value is not None}
+    values: dict[str, Any] = {key: value for key, value in said.items() if value is not None}
     values |= {key: value for key, value in (("config", start.config), ("environment", start.environment)) if value}
     conn.execute(
         sa.update(runs)

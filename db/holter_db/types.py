@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 import sqlalchemy as sa
-from holter.wire import dump_json
 from sqlalchemy.engine import Dialect
+
+from holter.wire import dump_json
 
 __all__ = ["Double", "Json", "Lines", "Words"]
 
@@ -31,6 +32,10 @@ class Double(sa.types.UserDefinedType[float]):
         if dialect.name == "sqlite":
             return _bind_sqlite
         return _bind
+
+    def compare_against_backend(self, dialect: Dialect, conn_type: object) -> bool:  # noqa: ARG002
+        """For ``alembic check``: SQLite says REAL of a column that was declared DOUBLE PRECISION."""
+        return isinstance(conn_type, sa.Float)
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], float | None]:  # noqa: ARG002
         return _bind

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 import sqlalchemy as sa
-from holter.wire import Writer
 from sqlalchemy import Connection
 
+from holter.wire import Writer
 from holter_db.schema import attempts, writers
 from holter_db.upsert import insert_new
 

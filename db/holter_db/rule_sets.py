@@ -1,0 +1,50 @@
+"""A project's own rules: every version that was ever put, the newest of which applies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from holter_db.schema import projects, rule_sets
+from holter_db.upsert import insert_new
+
+__all__ = ["RuleSetRow", "get", "history", "put"]
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSetRow:
+    """One version of a project's rules."""
+
+    project: str
+    version: int  # counts from 1
+    text: str  # YAML
+    created_at: float
+
+
+def get(conn: Connection, project: str) -> str | None:
+    """The YAML text that applies to the project, None where it has no rules of its own."""
+    versions = history(conn, project)
+    return versions[0].text if versions and versions[0].text.strip() else None
+
+
+def put(conn: Connection, project: str, text: str, now: float) -> RuleSetRow:
+    """A new version; an empty text takes the project's own rules away. The same text again is no new version."""
+    insert_new(conn, projects, {"name": project, "created_at": now}, key=("name",))
+    # Two servers that put at once would give the same number; the project's row lines them up.
+    conn.execute(sa.select(projects.c.name).where(projects.c.name == project).with_for_update())
+    versions = history(conn, project)
+    if versions and versions[0].text == text:
+        return versions[0]
+    row = RuleSetRow(project, versions[0].version + 1 if versions else 1, text, now)
+    values = {"project": project, "version": row.version, "text": text, "created_at": now}
+    conn.execute(sa.insert(rule_sets), values)
+    return row
+
+
+def history(conn: Connection, project: str) -> list[RuleSetRow]:
+    """Every version, newest first."""
+    columns = [rule_sets.c[name] for name in RuleSetRow.__slots__]
+    query = sa.select(*columns).where(rule_sets.c.project == project).order_by(rule_sets.c.version.desc())
+    return [RuleSetRow(*row) for row in conn.execute(query)]
