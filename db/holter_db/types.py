@@ -33,10 +33,6 @@ class Double(sa.types.UserDefinedType[float]):
             return _bind_sqlite
         return _bind
 
-    def compare_against_backend(self, dialect: Dialect, conn_type: object) -> bool:  # noqa: ARG002
-        """For ``alembic check``: SQLite says REAL of a column that was declared DOUBLE PRECISION."""
-        return isinstance(conn_type, sa.Float)
-
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], float | None]:  # noqa: ARG002
         return _bind
 

@@ -18,11 +18,17 @@ def render(kind: str, item: object, _context: object) -> str | bool:
     return "Double()" if isinstance(item, Double) else False
 
 
+def differs(_context: object, _inspected: object, _declared: object, found: object, wanted: object) -> bool | None:
+    """SQLite says REAL of a column that was declared DOUBLE PRECISION; None leaves the comparison to Alembic."""
+    return False if isinstance(wanted, Double) and isinstance(found, sa.Float) else None
+
+
 def run(connection: sa.Connection) -> None:
     context.configure(
         connection=connection,
         target_metadata=metadata,
         render_item=render,
+        compare_type=differs,
         transactional_ddl=True,  # SQLite's DDL is transactional as well, and our connections say BEGIN themselves
         render_as_batch=connection.dialect.name == "sqlite",
     )
