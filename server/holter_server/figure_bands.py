@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -76,7 +77,7 @@ def _stages_of_series(series: Sequence[Any], axis: AxisLike) -> list[tuple[float
 def _stage_note(start: float, text: str, look: Theme) -> dict[str, Any]:
     shown = text if len(text) <= 28 else f"{text[:27]}…"
     return {
-        "x": start, "xref": "x", "xanchor": "left", "xshift": 2,
+        "x": start, "xref": "x", "xanchor": "left", "xshift": 4,
         "y": 1, "yref": "paper", "yanchor": "top", "yshift": 2,
         "text": html.escape(shown), "showarrow": False, "font": {"size": 10, "color": look.muted},
         "name": "stage", "hovertext": html.escape(text),
@@ -96,7 +97,8 @@ class _Span:
 def incident_bands(incidents: Iterable[Any], axis: AxisLike, look: Theme) -> list[Band]:
     """A band per stretch in which incidents of one severity were open, and a line where each of them opened.
 
-    Overlapping incidents of one severity share a band: ten of them would otherwise paint the curve over.
+    Bands do not overlap: ten incidents of one severity share one, and a critical one hides a warning beneath it.
+    Painted over one another they would hide the curve.
     """
     spans: dict[str, list[_Span]] = {}
     lines: list[dict[str, Any]] = []
@@ -104,10 +106,12 @@ def incident_bands(incidents: Iterable[Any], axis: AxisLike, look: Theme) -> lis
         span = _span(row, axis)
         spans.setdefault(row.severity, []).append(span)
         lines.append(_opening(span.start, row, look))
+    critical = _merged(spans.get("critical", []))
+    warning = _without(_merged(spans.get("warning", [])), critical)
     bands = [
         Band((_rectangle(span.start, span.end, look.band[severity], _band_name(severity, span)),))
-        for severity in ("warning", "critical")
-        for span in _merged(spans.get(severity, []))
+        for severity, shown in (("warning", warning), ("critical", critical))
+        for span in shown
     ]
     return [*bands, Band(tuple(lines))] if lines else bands
 
@@ -133,6 +137,22 @@ def _merged(spans: Sequence[_Span]) -> list[_Span]:
             span = _Span(before.start, max(before.end, span.end), before.open or span.open)  # noqa: PLW2901
         merged.append(span)
     return merged
+
+
+def _without(spans: Sequence[_Span], hidden: Sequence[_Span]) -> list[_Span]:
+    """What of ``spans`` is not covered by ``hidden``, both merged and in order."""
+    left: list[_Span] = []
+    for span in spans:
+        start = span.start
+        for cover in hidden:
+            if cover.end < start or cover.start > span.end:
+                continue
+            if cover.start > start:
+                left.append(_Span(start, cover.start, False))
+            start = math.inf if cover.open else cover.end
+        if start < span.end or (start == span.end and span.open):
+            left.append(_Span(start, span.end, span.open))
+    return left
 
 
 def _opening(start: float, row: Any, look: Theme) -> dict[str, Any]:

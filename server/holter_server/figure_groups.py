@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-__all__ = ["NamedMetric", "figure_name", "line_labels", "list_figures", "quantity"]
+__all__ = ["NamedMetric", "figure_name", "line_labels", "list_figures", "metric_place", "quantity"]
 
 _QUANTITIES: tuple[tuple[str, str], ...] = (
     ("%", r"(percent|pct|utili[sz]ation)$"),
@@ -95,7 +95,7 @@ def list_figures(catalogue: Iterable[NamedMetric]) -> list[dict[str, Any]]:
             "name": figure.name,
             "title": _title(figure),
             "section": figure.top if figure.top == "system" or per_prefix[figure.top] >= _OWN_SECTION else "",
-            "metrics": sorted(figure.metrics, key=_within),
+            "metrics": sorted(figure.metrics, key=metric_place),
             "unit": quantity(figure.metrics[0]),
         }
         for figure in figures
@@ -110,7 +110,8 @@ def _place(figure: _Figure) -> tuple[int, str]:
     return len(_ORDER), figure.name
 
 
-def _within(metric: str) -> tuple[bool, str]:
+def metric_place(metric: str) -> tuple[bool, str]:
+    """Sorts the metrics of one figure: the total first, then by name."""
     return metric.rsplit("/", 1)[-1] != "total", metric
 
 

@@ -64,7 +64,7 @@ THEMES: dict[str, Theme] = {
         surface="#161b22",
         stage=("rgba(152,162,179,0.00)", "rgba(152,162,179,0.085)"),
         severity={"critical": "#ff6b5e", "warning": "#f5b041", "info": "#98a2b3"},
-        band={"critical": "rgba(255,107,94,0.17)", "warning": "rgba(245,176,65,0.15)", "info": "rgba(0,0,0,0)"},
+        band={"critical": "rgba(255,107,94,0.16)", "warning": "rgba(245,176,65,0.11)", "info": "rgba(0,0,0,0)"},
         hues=_DARK,
     ),
 }

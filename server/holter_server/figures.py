@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from holter_server.figure_bands import Band, incident_bands, stage_bands
-from holter_server.figure_groups import line_labels, list_figures
+from holter_server.figure_groups import line_labels, list_figures, metric_place
 from holter_server.figure_style import THEMES, Theme, ThemeName, colours
 
 __all__ = ["POINTS_PER_TRACE_MAX", "Axis", "SeriesLike", "build_figure", "list_figures"]
@@ -130,7 +130,7 @@ def build_figure(
     Every trace carries ``meta``: ``{"metric", "writer", "attempt", "label", "role"}`` with role "line", "shadowed",
     "non_finite" or "incidents"; ``layout.meta`` says how x is counted. Live points are appended by them.
     """
-    drawn = sorted(series, key=lambda entry: (entry.metric, entry.writer, str(entry.attempt)))
+    drawn = sorted(series, key=lambda entry: (metric_place(entry.metric), entry.writer, entry.attempt))
     look = THEMES[theme]
     axis = Axis(x, drawn)
     metrics = list(dict.fromkeys(entry.metric for entry in drawn))

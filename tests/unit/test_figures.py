@@ -169,6 +169,18 @@ def test_overlapping_incidents_share_a_band() -> None:
     assert len(shapes(figure, "incident line")) == 10
 
 
+def test_a_critical_incident_hides_a_warning_beneath_it() -> None:
+    rows = [
+        Incident(id="w", severity="warning", step=10),
+        Incident(id="c", state="resolved", step=20, resolved_step=30),
+    ]
+    figure = build_figure("m", [View("m", np.ones(100))], incidents=rows)
+    assert [(band["x0"], band["x1"]) for band in shapes(figure, "incident warning")] == [(10.0, 20.0), (30.0, 99.0)]
+    firing = [rows[0], Incident(id="c", step=20)]
+    figure = build_figure("m", [View("m", np.ones(100))], incidents=firing)
+    assert [(band["x0"], band["x1"]) for band in shapes(figure, "incident warning")] == [(10.0, 20.0)]
+
+
 def test_an_incident_without_a_step_stands_at_the_newest_point() -> None:
     """A lost run has no step of its own: the clock found it."""
     figure = build_figure("m", [View("m", np.ones(100))], incidents=[Incident(step=None, last_step=None)])

@@ -5,6 +5,7 @@ import { Chart } from "./chart.js";
 import { el, fill, setText, throttle } from "./dom.js";
 import { plural } from "./format.js";
 import { notice } from "./notice.js";
+import { Painter } from "./painter.js";
 import { onTheme } from "./plotly.js";
 
 const AXES = [
@@ -27,6 +28,7 @@ export class ChartBoard {
     this.x = "step";
     this.zoom = null;
     this.log = false;
+    this.painter = new Painter();
     this.segments = el("div", { class: "segments", role: "group", "aria-label": "Horizontal axis" }, AXES.map(([name, text]) => this.#axisButton(name, text)));
     this.logButton = el("button", { class: "button small", "aria-pressed": "false", onclick: () => this.setLog(!this.log) }, "Log scale");
     this.reset = el("button", { class: "button small", hidden: true, onclick: () => this.setZoom(null) }, "Reset zoom");

@@ -3,11 +3,11 @@
 import { figurePath, get } from "./api.js";
 import { el, fill, setText, throttle } from "./dom.js";
 import { Legend } from "./legend.js";
-import { appendable } from "./points.js";
+import { append, decoded } from "./points.js";
 import { loadPlotly, theme, touch } from "./plotly.js";
 
-const FLUSH_MS = 400; // four draws in a second and a half look live, and leave the processor to the training
 const REFETCH_MS = 1500;
+const NOTE_CHARACTER = 5.4; // px
 const GROWTH = 1500; // points appended to a trace before the service is asked for a thinner view
 const BUCKETS = 480; // buckets asked for; each may give its first, last, least and largest point
 
@@ -29,7 +29,6 @@ export class Chart {
     this.plot = el("div", { class: "plot" });
     this.note = el("p", { class: "plot-note muted", hidden: true });
     this.root = el("figure", { class: "card chart" }, el("figcaption", {}, this.title, this.legend.root, this.wide), this.plot, this.note);
-    this.flush = throttle(() => this.#flush(), FLUSH_MS);
     this.refetch = () => {
       this.#stale = true;
       this.#fetchSoon();
@@ -49,7 +48,7 @@ export class Chart {
 
   stop() {
     this.#stopped = true;
-    this.flush.cancel();
+    this.board.painter.forget(this);
     this.fetchSoon.cancel();
     if (this.#drawn) window.Plotly.purge(this.plot);
   }
@@ -89,7 +88,7 @@ export class Chart {
       this.#again = false;
       this.refetch();
     }
-    if (this.#waiting.length) this.flush();
+    if (this.#waiting.length) this.board.painter.ask(this);
   }
 
   // The zoomed part with a margin, so that lines run on to the edges of the chart.
@@ -101,7 +100,12 @@ export class Chart {
   }
 
   async #draw(Plotly, { data, layout }) {
-    for (const trace of data) if (this.legend.hides(trace.meta)) trace.visible = false;
+    for (const trace of data) {
+      // Live points are pushed onto them.
+      trace.x = Array.from(decoded(trace.x));
+      trace.y = Array.from(decoded(trace.y));
+      if (this.legend.hides(trace.meta)) trace.visible = false;
+    }
     Object.assign(layout, { showlegend: false, height: this.#height, autosize: true });
     // The page has the legend and the title; what stays is the curve.
     layout.margin = { ...layout.margin, t: 8 };
@@ -113,6 +117,7 @@ export class Chart {
     layout.xaxis.range = range;
     layout.xaxis.autorange = false;
     stretchBands(layout.shapes, range[1]);
+    fitNotes(layout, this.plot.clientWidth);
     await Plotly.react(this.plot, data, layout, { displayModeBar: false, responsive: true, showTips: false, doubleClick: false });
     this.#appended = 0;
     if (!this.#drawn) this.#listen();
@@ -160,7 +165,7 @@ export class Chart {
   }
 
   stretch() {
-    if (this.#drawn && this.#visible && !this.board.zoom) this.flush();
+    if (this.#drawn && this.#visible && !this.board.zoom) this.board.painter.ask(this);
   }
 
   zoomed() {
@@ -182,10 +187,11 @@ export class Chart {
       return;
     }
     this.#waiting.push(piece);
-    this.flush();
+    this.board.painter.ask(this);
   }
 
-  #flush() {
+  // Appends what has arrived since, in one draw; the painter says when.
+  paint() {
     if (!this.#drawn || this.#loading || this.#stopped) return;
     if (!this.#visible) {
       this.#stale ||= this.#waiting.length > 0;
@@ -196,36 +202,44 @@ export class Chart {
     this.#waiting = [];
     // A zoomed chart shows a part at its own resolution: the newest points are not in it.
     if (this.board.zoom) return;
+    let added = 0;
     let missing = false;
-    const updates = [];
     for (const piece of pieces) {
-      const found = appendable(this.plot.data, this.meta, piece);
-      if (found) updates.push(...found);
-      else missing = true;
+      const count = append(this.plot.data, this.meta, piece);
+      if (count === null) missing = true;
+      else added += count;
     }
-    this.#append(updates);
     this.legend.update(pieces);
+    this.#appended += added;
+    if (this.#stretched() || added) window.Plotly.redraw(this.plot);
     if (missing || this.#appended > GROWTH) this.refetch();
   }
 
-  #append(updates) {
-    const { Plotly } = window;
-    for (const { keys, indices, points } of updates) {
-      Plotly.extendTraces(this.plot, keys, indices);
-      this.#appended += points;
-    }
+  #stretched() {
+    const { layout } = this.plot;
     const range = this.#range();
-    const [, shown] = this.plot.layout.xaxis.range;
-    if (range[1] === shown) return;
-    const shapes = this.plot.layout.shapes ?? [];
-    stretchBands(shapes, range[1]);
-    Plotly.relayout(this.plot, { "xaxis.range": range, shapes });
+    if (range[1] === layout.xaxis.range[1]) return false;
+    layout.xaxis.range = range;
+    stretchBands(layout.shapes, range[1]);
+    fitNotes(layout, this.plot.clientWidth);
+    return true;
   }
 }
 
 // What is still going on reaches to the newest point.
 function stretchBands(shapes, end) {
   for (const shape of shapes ?? []) if (shape.name?.endsWith(" open")) shape.x1 = end;
+}
+
+// A stage's name is shown where its stage is wide enough for it; the timeline names them all.
+function fitNotes({ annotations = [], xaxis, margin }, width) {
+  const [low, high] = xaxis.range;
+  const perUnit = (width - margin.l - margin.r) / (high - low);
+  const notes = annotations.filter((note) => note.name === "stage");
+  notes.forEach((note, index) => {
+    const end = Math.min(high, notes[index + 1]?.x ?? high);
+    note.visible = (end - Math.max(low, note.x)) * perUnit > note.text.length * NOTE_CHARACTER + 8;
+  });
 }
 
 // A place on the axis in the unit in which the service counts it: steps, seconds UTC, or seconds since the start.

@@ -48,7 +48,7 @@ export function clock(time) {
   if (time === null || time === undefined) return "–";
   const date = new Date(time * 1000);
   const today = new Date().toDateString() === date.toDateString();
-  const clockTime = date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+  const clockTime = date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
   return today ? clockTime : `${date.toLocaleDateString([], { month: "short", day: "numeric" })} ${clockTime}`;
 }
 

@@ -26,8 +26,10 @@ export class RunHeader {
     this.checkpoint = el("button", { class: "button", onclick: () => this.ask("checkpoint") }, "Checkpoint");
     this.stop = el("button", { class: "button danger", onclick: () => this.askStop() }, "Stop");
     this.message = el("div");
-    this.tiles = Object.fromEntries(["Step", "Speed", "Time left", "Last seen", "Started", "Attempt"].map((name) => [name, tile(name)]));
+    this.tiles = Object.fromEntries(["Step", "Speed", "Time left", "Elapsed", "Last seen", "Attempt"].map((name) => [name, tile(name)]));
     this.progress = progressBar();
+    this.started = el("dd", { class: "since muted" });
+    this.tiles.Elapsed.node.append(this.started);
     this.tiles.Step.node.append(this.progress.track);
     this.root = el(
       "header",
@@ -69,8 +71,8 @@ export class RunHeader {
     this.#tile("Time left", left === null ? "–" : `about ${duration(left)}`);
     this.#tile("Last seen", ago(run.last_seen_at));
     const end = run.finished_at ?? (run.state === "running" ? Date.now() / 1000 : run.last_seen_at);
-    const lasted = run.started_at && end ? ` · ${run.state === "running" ? "for" : "took"} ${duration(end - run.started_at)}` : "";
-    this.#tile("Started", `${clock(run.started_at)}${lasted}`);
+    this.#tile("Elapsed", duration(end - run.started_at));
+    setText(this.started, `since ${clock(run.started_at)}`);
   }
 
   #tile(name, text) {

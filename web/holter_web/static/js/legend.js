@@ -2,7 +2,6 @@
 
 import { el, fill, setText } from "./dom.js";
 import { number } from "./format.js";
-import { decoded } from "./points.js";
 
 const key = ({ metric, writer }) => JSON.stringify([metric, writer]);
 
@@ -62,11 +61,10 @@ export class Legend {
 }
 
 function newest(line, markers) {
-  const x = decoded(line.x);
-  const y = decoded(line.y);
+  const { x, y } = line;
   let last = y.length - 1;
   while (last >= 0 && !Number.isFinite(y[last])) last--;
-  const odd = decoded(markers?.x);
+  const odd = markers?.x ?? [];
   if (odd.length && (last < 0 || odd[odd.length - 1] > x[last])) return number(markers.text.at(-1).split(" ")[0]);
   return last < 0 ? "–" : number(y[last]);
 }

@@ -1,42 +1,38 @@
-// From a live piece {metric, writer, attempt, steps, times, values} to what Plotly.extendTraces takes.
+// From a live piece {metric, writer, attempt, steps, times, values} to the traces of a figure.
 
 const TOP = 0.975;
 const BOTTOM = 0.025;
 const LANE = 0.055; // as in figures.py: series of one chart stack their markers
 const SYMBOLS = { NaN: "x", Infinity: "triangle-up", "-Infinity": "triangle-down" };
 
-// Returns the updates of the piece's traces, or null when the chart has no such series yet.
-export function appendable(data, meta, piece) {
-  const of = (role) => data.findIndex((trace) => trace.meta?.role === role && trace.meta.metric === piece.metric && trace.meta.writer === piece.writer && trace.meta.attempt === piece.attempt);
+// Appends to the arrays of the piece's traces, to be drawn by one redraw: Plotly.extendTraces draws once per call, and
+// a chart of four series with markers would need five. Returns how many points were new, or null when the chart has
+// no such series yet.
+export function append(data, meta, piece) {
+  const of = (role) => data.find((trace) => trace.meta?.role === role && trace.meta.metric === piece.metric && trace.meta.writer === piece.writer && trace.meta.attempt === piece.attempt);
   const line = of("line");
   const markers = of("non_finite");
-  if (line < 0 || markers < 0) return null;
-  const known = Math.max(lastOf(data[line].x), lastOf(data[markers].x));
-  const curve = { x: [], y: [] };
-  const edge = { x: [], y: [], text: [], symbol: [] };
+  if (!line || !markers) return null;
+  const known = Math.max(lastOf(line.x), lastOf(markers.x));
+  let added = 0;
   piece.values.forEach((value, index) => {
     const x = position(meta, piece.steps[index], piece.times[index]);
     // The figure and the live feed overlap: what was drawn is not drawn again.
     if (x <= known) return;
     const finite = typeof value === "number";
-    curve.x.push(x);
-    curve.y.push(finite ? value : NaN);
-    if (!finite) mark(edge, x, value, piece.steps[index], data[markers].meta.lane);
+    line.x.push(x);
+    line.y.push(finite ? value : NaN);
+    if (!finite) mark(markers, x, value, piece.steps[index]);
+    added += 1;
   });
-  const updates = [];
-  if (curve.x.length) updates.push({ keys: { x: [curve.x], y: [curve.y] }, indices: [line], points: curve.x.length });
-  if (edge.x.length) {
-    const keys = { x: [edge.x], y: [edge.y], text: [edge.text], "marker.symbol": [edge.symbol] };
-    updates.push({ keys, indices: [markers], points: edge.x.length });
-  }
-  return updates;
+  return added;
 }
 
-function mark(edge, x, value, step, lane) {
-  edge.x.push(x);
-  edge.y.push(value === "-Infinity" ? BOTTOM + lane * LANE : TOP - lane * LANE);
-  edge.text.push(`${value} at step ${step}`);
-  edge.symbol.push(SYMBOLS[value]);
+function mark({ x: xs, y, text, marker, meta }, x, value, step) {
+  xs.push(x);
+  y.push(value === "-Infinity" ? BOTTOM + meta.lane * LANE : TOP - meta.lane * LANE);
+  text.push(`${value} at step ${step}`);
+  marker.symbol.push(SYMBOLS[value]);
 }
 
 function position(meta, step, time) {
@@ -54,6 +50,5 @@ export function decoded(values) {
 const TYPES = { f8: Float64Array, f4: Float32Array, i1: Int8Array, i2: Int16Array, i4: Int32Array, u1: Uint8Array, u2: Uint16Array, u4: Uint32Array };
 
 function lastOf(values) {
-  const array = decoded(values);
-  return array.length ? array[array.length - 1] : -Infinity;
+  return values.length ? values[values.length - 1] : -Infinity;
 }

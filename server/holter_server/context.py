@@ -1,0 +1,87 @@
+"""What one running service consists of, made once and handed to the routes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Annotated, TypeVar
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+
+from holter.health import RuleSet
+from holter_db import tokens
+from holter_db.database import Connection, Database
+from holter_db.runs import resolve_run
+from holter_server.auth import Access
+from holter_server.engines import Engines
+from holter_server.ingest import Pipeline
+from holter_server.live import Hub
+from holter_server.notify.deliver import Deliverer
+from holter_server.settings import Settings
+from holter_server.watchdog import Watchdog
+from holter_server.writing import Transaction, WriterThread
+
+__all__ = ["Context", "Here"]
+
+T = TypeVar("T")
+
+
+class Context:
+    """The parts of the service and their order of starting and stopping."""
+
+    def __init__(self, settings: Settings, database: Database, address: str = "") -> None:
+        self.settings = settings
+        self.database = database
+        self.started_at = time.time()
+        self.address = settings.public_url.rstrip("/") or address
+        self.hub = Hub()
+        self.engines = Engines()
+        self.pipeline = Pipeline(self.engines, self.page_url)
+        self.writer = WriterThread(
+            database, self._publish, limit=settings.queue_limit, limit_bytes=settings.queue_mb * 1_000_000
+        )
+        self.deliverer = Deliverer(self.writer, settings)
+        self.watchdog = Watchdog(database, self.writer, self.pipeline, settings.watchdog_interval_s)
+        self.access = Access(settings, self._verify)
+
+    def start(self) -> None:
+        RuleSet.default()  # a broken package has to fail here, not at the first frame
+        self.writer.start()
+        self.deliverer.start()
+        self.watchdog.start()
+
+    def stop(self) -> None:
+        """Stop what makes work first and the writer last, so that everything accepted is committed."""
+        self.watchdog.stop()
+        self.deliverer.stop()
+        self.writer.stop()
+
+    def page_url(self, run_id: str) -> str:
+        return f"{self.address}/runs/{run_id}"
+
+    def read(self, question: Callable[[Connection], T]) -> T:
+        """Ask the database in a transaction that sees one moment."""
+        with self.database.read() as conn:
+            return question(conn)
+
+    def run_id(self, conn: Connection, text: str) -> str:
+        """The id of the run that ``text`` means: an id, or a prefix that only one id has."""
+        return resolve_run(conn, text)
+
+    def _verify(self, secret: str) -> str | None:
+        return self.read(lambda conn: tokens.verify(conn, secret))
+
+    def _publish(self, transactions: Sequence[Transaction]) -> None:
+        if any(transaction.deliveries for transaction in transactions):
+            self.deliverer.wake()
+        self.hub.publish([notice for transaction in transactions for notice in transaction.notices])
+
+
+def _context(connection: HTTPConnection) -> Context:
+    context = connection.app.state.context
+    assert isinstance(context, Context)
+    return context
+
+
+Here = Annotated[Context, Depends(_context)]

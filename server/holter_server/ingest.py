@@ -1,0 +1,259 @@
+"""What one shipment causes, all in its own transaction: points, health, incidents, deliveries, commands.
+
+Each function runs in the writer thread (`holter_server.writing`) and is run again from the start when its transaction
+has to be repeated, so nothing here touches the world outside the transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from holter.health import Engine
+from holter.health.model import Batch, Transition, Vitals
+from holter.wire import CommandOrder, CommandUpdate, Event, Frame, IncidentNotice, Receipt, RunFinish, RunStart
+from holter_db import commands, incidents, ingest, outbox, runs
+from holter_db.commands import CommandRow
+from holter_db.incidents import IncidentChange
+from holter_db.ingest import Appended
+from holter_db.runs import LIVE_STATES, RunRow
+from holter_server import shapes
+from holter_server.engines import Engines
+from holter_server.notices import Notice, PointsOf
+from holter_server.writing import Transaction
+
+__all__ = ["Pipeline", "vitals"]
+
+TOLD_STATES = frozenset({"finished", "failed", "stopped", "lost", "hung"})
+OPEN_COMMAND = frozenset({"requested", "delivered", "acknowledged"})
+SYSTEM_PREFIX = "system/"
+
+
+class Pipeline:
+    """Args:
+    engines: the health engines of the runs.
+    page_url: the address of a run's page, for webhooks.
+    """
+
+    def __init__(self, engines: Engines, page_url: Callable[[str], str]) -> None:
+        self._engines = engines
+        self._page_url = page_url
+        self.points = 0  # accepted since the start, duplicates left out
+        self.frames = 0
+
+    # --- runs ---------------------------------------------------------------------------------------------------
+
+    def start_run(self, tx: Transaction, start: RunStart) -> RunRow:
+        """Open a run, or a new attempt of it."""
+        run = runs.start_run(tx.conn, start, tx.now)
+        self._tell_run(tx, run.id)
+        return run
+
+    def change_run(self, tx: Transaction, run_id: str, fields: dict[str, Any]) -> RunRow:
+        """Change what people may change; ``fields`` are arguments of `holter_db.runs.update_run`."""
+        run = runs.update_run(tx.conn, run_id, **fields)
+        self._tell_run(tx, run_id)
+        return run
+
+    def finish_run(self, tx: Transaction, run_id: str, finish: RunFinish) -> RunRow:
+        """Close a run; an ending is a sign of life like any other, so the health rules look at it at once."""
+        before = runs.get_run(tx.conn, run_id)
+        run = runs.finish_run(tx.conn, run_id, finish, tx.now)
+        with self._engines.engine(tx, run) as engine:
+            transitions = engine.tick(vitals(run, tx.now))
+        self._record(tx, run, transitions)
+        if run.state != before.state:
+            self._announce_state(tx, run)
+        self._tell_run(tx, run_id)
+        return runs.get_run(tx.conn, run_id)
+
+    def tick(self, tx: Transaction, run_id: str) -> None:
+        """Look at the signs of life of one run."""
+        run = runs.get_run(tx.conn, run_id)
+        if run.state not in LIVE_STATES:
+            return
+        with self._engines.engine(tx, run) as engine:
+            transitions = engine.tick(vitals(run, tx.now))
+        if transitions:
+            self._record(tx, run, transitions)
+            self._tell_run(tx, run_id)
+
+    # --- frames -------------------------------------------------------------------------------------------------
+
+    def take_frame(self, tx: Transaction, run_id: str, frame: Frame) -> Receipt:
+        """Keep a frame, judge it, and answer with what the training should know."""
+        run = runs.get_run(tx.conn, run_id)
+        appended = ingest.append(tx.conn, run_id, frame, tx.now)
+        fired: list[IncidentChange] = []
+        if not appended.duplicate:
+            self.frames += 1
+            self.points += sum(batch.values.size for batch in appended.batches)
+            for update in frame.commands:
+                self._update_command(tx, run_id, update)
+            woken = run.state != "running"
+            run = self._heard(tx, run, frame, appended)
+            fired = self._judge(tx, run, appended.batches, woken=woken)
+            _tell_points(tx, run_id, appended.attempt, appended.batches)
+            _tell_events(tx, run_id, frame.writer, appended.attempt, appended.events)
+            self._tell_run(tx, run_id)
+        return Receipt(
+            acknowledged=appended.seq,
+            duplicate=appended.duplicate,
+            run_state=run.state,
+            commands=self._hand_out(tx, run_id),
+            incidents=[_notice(change) for change in fired if change.action != "update"],
+        )
+
+    def _heard(self, tx: Transaction, run: RunRow, frame: Frame, appended: Appended) -> RunRow:
+        steps = [int(batch.steps.max()) for batch in appended.batches if not _is_system(batch)]
+        runs.touch_run(
+            tx.conn,
+            run.id,
+            seen_at=tx.now,
+            due_at=None if frame.promise is None else tx.now + frame.promise,
+            last_step=max(steps, default=None),
+            last_step_at=tx.now if steps else None,
+            attempt=appended.attempt,
+        )
+        if run.state == "lost" or (run.state == "hung" and steps):
+            runs.set_state(tx.conn, run.id, "running", None, tx.now)
+        return runs.get_run(tx.conn, run.id)
+
+    def _judge(self, tx: Transaction, run: RunRow, batches: list[Batch], *, woken: bool) -> list[IncidentChange]:
+        if not batches and not woken:
+            return []
+        with self._engines.engine(tx, run) as engine:
+            transitions = _observe(engine, batches)
+            if woken:  # it was lost or hung: say at once that it is back, not only at the watchdog's next look
+                transitions += engine.tick(vitals(run, tx.now))
+        return self._record(tx, run, transitions)
+
+    # --- what health decided ------------------------------------------------------------------------------------
+
+    def _record(self, tx: Transaction, run: RunRow, transitions: list[Transition]) -> list[IncidentChange]:
+        if not transitions:
+            return []
+        changes = incidents.apply(tx.conn, run.id, transitions, tx.now)
+        self._follow_state(tx, run, transitions)
+        run = runs.get_run(tx.conn, run.id)
+        for change in changes:
+            body = {"action": change.action, "incident": shapes.incident(change.incident)}
+            tx.tell(Notice("incident", run.id, body))
+            self._notify(tx, run, change)
+            self._act(tx, run, change)
+        return changes
+
+    def _follow_state(self, tx: Transaction, run: RunRow, transitions: list[Transition]) -> None:
+        """A run is lost or hung while that incident is open, so that list and incidents never disagree."""
+        state = run.state
+        if state not in LIVE_STATES:
+            return
+        for transition in transitions:
+            if transition.kind not in ("lost", "hung"):
+                continue
+            state = "running" if transition.action == "resolve" else transition.kind
+            runs.set_state(tx.conn, run.id, state, None if state == "running" else transition.message, tx.now)
+        if state != run.state:
+            self._announce_state(tx, runs.get_run(tx.conn, run.id))
+
+    def _announce_state(self, tx: Transaction, run: RunRow) -> None:
+        if run.state in TOLD_STATES:
+            self._enqueue(tx, run, "run.state", {"run": shapes.run_in_webhook(run, self._page_url(run.id))})
+
+    def _notify(self, tx: Transaction, run: RunRow, change: IncidentChange) -> None:
+        incident = change.incident
+        snoozed = incident.snoozed_until is not None and incident.snoozed_until > tx.now
+        if change.action == "update" or snoozed or "notify" not in incident.actions:
+            return
+        type_ = "incident.resolved" if change.action == "resolve" else "incident.firing"
+        data = {
+            "incident": shapes.incident_in_webhook(incident),
+            "run": shapes.run_in_webhook(run, self._page_url(run.id)),
+        }
+        self._enqueue(tx, run, type_, data)
+
+    def _enqueue(self, tx: Transaction, run: RunRow, type_: str, data: dict[str, Any]) -> None:
+        if outbox.enqueue(tx.conn, run, type_, data, tx.now):
+            tx.deliveries = True
+
+    def _act(self, tx: Transaction, run: RunRow, change: IncidentChange) -> None:
+        if change.action not in ("open", "escalate") or run.state not in LIVE_STATES:
+            return
+        incident = change.incident
+        waiting = {row.name for row in commands.list_commands(tx.conn, run.id) if row.state in OPEN_COMMAND}
+        for name in ("checkpoint", "stop"):  # saved first, then stopped
+            if name in incident.actions and name not in waiting:
+                args = {"incident": incident.id, "reason": incident.message}
+                self.request_command(tx, run.id, name, args, f"rule {incident.rule}")
+
+    # --- commands -----------------------------------------------------------------------------------------------
+
+    def request_command(self, tx: Transaction, run_id: str, name: str, args: dict[str, Any], by: str) -> CommandRow:
+        """Ask something of a run."""
+        row = commands.request(tx.conn, run_id, name, args, by, tx.now)
+        _tell_command(tx, run_id, row)
+        return row
+
+    def _update_command(self, tx: Transaction, run_id: str, update: CommandUpdate) -> None:
+        row = commands.update(tx.conn, run_id, update)
+        if row is not None:
+            _tell_command(tx, run_id, row)
+
+    def _hand_out(self, tx: Transaction, run_id: str) -> list[CommandOrder]:
+        waiting = commands.pending(tx.conn, run_id)
+        if not waiting:
+            return []
+        new = [row.id for row in waiting if row.state == "requested"]
+        for row in commands.mark_delivered(tx.conn, run_id, new, tx.now) if new else ():
+            _tell_command(tx, run_id, row)
+        return [CommandOrder(row.id, row.name, dict(row.args), row.requested_by) for row in waiting]
+
+    def _tell_run(self, tx: Transaction, run_id: str) -> None:
+        tx.tell(Notice("run", run_id, {"run": shapes.run(runs.get_run(tx.conn, run_id))}))
+
+
+def vitals(run: RunRow, now: float) -> Vitals:
+    """The run's signs of life at ``now`` (seconds, UTC)."""
+    return Vitals(
+        now=now,
+        state=run.state,
+        started_at=run.started_at,
+        last_seen_at=run.last_seen_at,
+        due_at=run.due_at,
+        last_step_at=run.last_step_at,
+        reason=run.state_reason,
+    )
+
+
+def _observe(engine: Engine, batches: Iterable[Batch]) -> list[Transition]:
+    return [transition for batch in batches for transition in engine.observe(batch)]
+
+
+def _is_system(batch: Batch) -> bool:
+    """System metrics carry the latest step, so they say nothing about whether the training still steps."""
+    return all(metric.startswith(SYSTEM_PREFIX) for metric in batch.metrics)
+
+
+def _notice(change: IncidentChange) -> IncidentNotice:
+    row = change.incident
+    return IncidentNotice(row.id, row.rule, row.kind, row.severity, row.state, row.metric, row.message, row.step)
+
+
+def _tell_points(tx: Transaction, run_id: str, attempt: int, batches: Iterable[Batch]) -> None:
+    points = tuple(
+        PointsOf(metric, batch.writer, attempt, batch.steps, batch.times, batch.values[:, column])
+        for batch in batches
+        for column, metric in enumerate(batch.metrics)
+    )
+    if points:
+        tx.tell(Notice("points", run_id, {}, points))
+
+
+def _tell_events(tx: Transaction, run_id: str, writer: str, attempt: int, events: Iterable[Event]) -> None:
+    for event in events:
+        body = {"writer": writer, "attempt": attempt, **shapes.event_fields(event)}
+        tx.tell(Notice("event", run_id, {"event": body}))
+
+
+def _tell_command(tx: Transaction, run_id: str, row: CommandRow) -> None:
+    tx.tell(Notice("command", run_id, {"command": shapes.command(row)}))

@@ -1,0 +1,57 @@
+"""Figures as plotly JSON, built in Python so that page, notebook and report show the same one."""
+
+from __future__ import annotations
+
+import glob
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+
+from holter_db import events, incidents
+from holter_db.database import Connection
+from holter_db.errors import NotFound
+from holter_db.series import catalogue, view_series
+from holter_server import schemas
+from holter_server.answers import Json
+from holter_server.context import Here
+from holter_server.figures import build_figure, list_figures
+
+router = APIRouter(tags=["figures"])
+
+INCIDENTS_SHOWN = 200
+
+
+@router.get("/runs/{id}/figures", response_model=schemas.FiguresAnswer)
+def list_(here: Here, id: str) -> Json:
+    """The figures of a run: one per prefix of its metrics' names."""
+    infos = here.read(lambda conn: catalogue(conn, here.run_id(conn, id)))
+    return Json({"figures": list_figures(infos)})
+
+
+@router.get("/runs/{id}/figures/{name:path}", response_model=schemas.FigureAnswer)
+def figure(
+    *,
+    here: Here,
+    id: str,
+    name: str,
+    width: Annotated[int, Query(ge=1, le=20_000, description="pixels")] = 1000,
+    first: Annotated[float | None, Query(alias="from", allow_inf_nan=False, description="in the unit of x")] = None,
+    last: Annotated[float | None, Query(alias="to", allow_inf_nan=False, description="in the unit of x")] = None,
+    x: Literal["step", "time", "relative"] = "step",
+    theme: Literal["light", "dark"] = "light",
+    log_y: Annotated[bool, Query(description="logarithmic value axis")] = False,
+) -> Json:
+    """One figure: `{"data", "layout"}` for plotly, with the run's incidents and stages drawn in."""
+
+    def build(conn: Connection) -> dict[str, Any]:
+        run_id = here.run_id(conn, id)
+        known = {item["name"]: item["metrics"] for item in list_figures(catalogue(conn, run_id))}
+        if name not in known:
+            raise NotFound("figure", name)
+        exact = [glob.escape(metric) for metric in known[name]]
+        found = view_series(conn, run_id, exact, first=first, last=last, width=width, x=x)
+        marked, _ = incidents.list_incidents(conn, run=run_id, limit=INCIDENTS_SHOWN)
+        happened = events.list_events(conn, run_id)
+        return build_figure(name, found, incidents=marked, events=happened, theme=theme, x=x, log_y=log_y)
+
+    return Json(here.read(build))

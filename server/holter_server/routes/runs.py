@@ -1,0 +1,123 @@
+"""Runs: start, list, look, change, delete, finish; and what is known of one run's metrics and events."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, ConfigDict
+
+from holter.wire import RunFinish, RunStart
+from holter_db import events, runs
+from holter_db.database import Connection
+from holter_db.series import catalogue
+from holter_server import schemas, shapes
+from holter_server.answers import Json
+from holter_server.body import json_struct
+from holter_server.context import Here
+from holter_server.openapi import takes
+
+router = APIRouter(tags=["runs"])
+
+RunStartBody = Annotated[RunStart, Depends(json_struct(RunStart))]
+RunFinishBody = Annotated[RunFinish, Depends(json_struct(RunFinish))]
+
+
+class RunChange(BaseModel):
+    """What people may change of a run; a field that is absent stays as it is."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str | None = None
+    notes: str | None = None
+    tags: list[str] | None = None
+    group: str | None = None
+    config: dict[str, Any] | None = None
+
+
+@router.post("/runs", response_model=schemas.RunAnswer, status_code=201, openapi_extra=takes(RunStart))
+def start(here: Here, body: RunStartBody) -> Json:
+    """Start a run, or a new attempt of one (same id, other attempt). The same id and attempt again change nothing."""
+    row = here.writer.call(lambda tx: here.pipeline.start_run(tx, body))
+    return Json({"run": shapes.run(row)}, status_code=201)
+
+
+@router.get("/runs", response_model=schemas.RunsAnswer)
+def list_(
+    *,
+    here: Here,
+    project: str | None = None,
+    state: str | None = None,
+    health: str | None = None,
+    tag: str | None = None,
+    q: Annotated[str | None, Query(description="text in the id, name, group, notes or a tag")] = None,
+    sort: Annotated[str, Query(description="a field; a leading - sorts from the greatest down")] = "-created_at",
+    limit: int = 100,
+    cursor: str | None = None,
+) -> Json:
+    """Runs, newest first. `next` is the cursor of the next page, or null."""
+    rows, following = here.read(
+        lambda conn: runs.list_runs(
+            conn, project=project, state=state, health=health, tag=tag, q=q, sort=sort, limit=limit, cursor=cursor
+        )
+    )
+    return Json({"runs": [shapes.run(row) for row in rows], "next": following})
+
+
+@router.get("/runs/{id}", response_model=schemas.RunDetailAnswer)
+def show(here: Here, id: str) -> Json:
+    """One run with its writers and attempts. `id` is an id or a prefix that only one id has."""
+
+    def detail(conn: Connection) -> dict[str, Any]:
+        run_id = here.run_id(conn, id)
+        writers, attempts = runs.list_writers(conn, run_id), runs.list_attempts(conn, run_id)
+        return shapes.run_with_parts(runs.get_run(conn, run_id), writers, attempts)
+
+    return Json({"run": here.read(detail)})
+
+
+@router.patch("/runs/{id}", response_model=schemas.RunAnswer)
+def change(here: Here, id: str, body: RunChange) -> Json:
+    """Change name, notes, tags, group or config."""
+    fields = body.model_dump(exclude_unset=True)
+    row = here.writer.call(lambda tx: here.pipeline.change_run(tx, here.run_id(tx.conn, id), fields))
+    return Json({"run": shapes.run(row)})
+
+
+@router.delete("/runs/{id}", response_model=schemas.DeletedAnswer)
+def delete(here: Here, id: str) -> Json:
+    """Hide a run from every list. Its points stay in the database."""
+
+    def work(tx: Any) -> str:
+        run_id = here.run_id(tx.conn, id)
+        runs.delete_run(tx.conn, run_id, tx.now)
+        return run_id
+
+    return Json({"deleted": here.writer.call(work)})
+
+
+@router.post("/runs/{id}/finish", response_model=schemas.RunAnswer, openapi_extra=takes(RunFinish))
+def finish(here: Here, id: str, body: RunFinishBody) -> Json:
+    """Say how an attempt ended."""
+    row = here.writer.call(lambda tx: here.pipeline.finish_run(tx, here.run_id(tx.conn, id), body))
+    return Json({"run": shapes.run(row)})
+
+
+@router.get("/runs/{id}/metrics", response_model=schemas.MetricsAnswer)
+def metrics(here: Here, id: str) -> Json:
+    """The catalogue: every metric with its writers, count, first and last step, last value, min, max."""
+    infos = here.read(lambda conn: catalogue(conn, here.run_id(conn, id)))
+    return Json({"metrics": [shapes.metric(info) for info in infos]})
+
+
+@router.get("/runs/{id}/events", response_model=schemas.EventsAnswer)
+def list_events(here: Here, id: str) -> Json:
+    """What happened: stage changes, alerts, checkpoints, exceptions."""
+    rows = here.read(lambda conn: events.list_events(conn, here.run_id(conn, id)))
+    return Json({"events": [shapes.event(row) for row in rows]})
+
+
+@router.get("/projects", response_model=schemas.ProjectsAnswer, tags=["projects"])
+def projects(here: Here) -> Json:
+    """Every project and how many runs it has."""
+    rows = here.read(runs.list_projects)
+    return Json({"projects": [shapes.project(row) for row in rows]})

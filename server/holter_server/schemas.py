@@ -1,0 +1,367 @@
+"""The answers, for OpenAPI. The wire encodes the values, so these only describe; a test holds them to real answers."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+__all__ = ["Number"]
+
+Number = float | Literal["NaN", "Infinity", "-Infinity"]
+Severity = Literal["info", "warning", "critical"]
+
+
+class Answer(BaseModel):
+    """Fields that are not listed do not exist."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Error(BaseModel):
+    type: str
+    message: str
+    hint: str
+
+
+class ErrorAnswer(Answer):
+    error: Error
+
+
+class StatusAnswer(Answer):
+    status: str
+
+
+class DeletedAnswer(Answer):
+    deleted: str
+
+
+class Run(Answer):
+    id: str
+    project: str
+    name: str
+    group: str | None
+    notes: str | None
+    tags: list[str]
+    config: dict[str, Any]
+    state: Literal["running", "finished", "failed", "stopped", "lost", "hung"]
+    state_reason: str | None
+    health: Literal["healthy", "warning", "critical"]
+    created_at: float
+    started_at: float
+    finished_at: float | None
+    last_seen_at: float
+    due_at: float | None
+    last_step: int | None
+    last_step_at: float | None
+    planned_steps: int | None
+    steps_per_second: float | None
+    attempt: int
+    environment: dict[str, Any]
+    open_incidents: dict[Severity, int]
+
+
+class Writer(Answer):
+    writer_id: int
+    attempt: int
+    name: str
+    rank: int | None
+    world_size: int | None
+    host: str
+    device: str
+    pid: int | None
+    last_seq: int
+    last_seen_at: float
+    dropped: int
+
+
+class Attempt(Answer):
+    attempt: int
+    key: str
+    state: str
+    state_reason: str | None
+    started_at: float
+    finished_at: float | None
+    first_step: int | None
+
+
+class RunDetail(Run):
+    writers: list[Writer]
+    attempts: list[Attempt]
+
+
+class RunAnswer(Answer):
+    run: Run
+
+
+class RunDetailAnswer(Answer):
+    run: RunDetail
+
+
+class RunsAnswer(Answer):
+    runs: list[Run]
+    next: str | None
+
+
+class Project(Answer):
+    name: str
+    runs: int
+    running: int
+    last_seen_at: float | None
+
+
+class ProjectsAnswer(Answer):
+    projects: list[Project]
+
+
+class CommandOrder(Answer):
+    id: str
+    name: str
+    args: dict[str, Any]
+    requested_by: str
+
+
+class IncidentNotice(Answer):
+    id: str
+    rule: str
+    kind: str
+    severity: Severity
+    state: str
+    metric: str
+    message: str
+    step: int | None
+
+
+class ReceiptAnswer(Answer):
+    acknowledged: int
+    duplicate: bool
+    run_state: str
+    commands: list[CommandOrder]
+    incidents: list[IncidentNotice]
+
+
+class CatalogueSeries(Answer):
+    writer: str
+    attempt: int
+    rank: int | None
+    count: int
+    first_step: int
+    last_step: int
+    first_time: float
+    last_time: float
+    last: Number
+    min: float | None
+    max: float | None
+    nan: int
+    positive_infinity: int
+    negative_infinity: int
+
+
+class Metric(Answer):
+    name: str
+    writers: list[str]
+    count: int
+    first_step: int
+    last_step: int
+    first_time: float
+    last_time: float
+    last: Number
+    min: float | None
+    max: float | None
+    non_finite: int
+    series: list[CatalogueSeries]
+
+
+class MetricsAnswer(Answer):
+    metrics: list[Metric]
+
+
+class Event(Answer):
+    time: float
+    step: int | None
+    kind: str
+    severity: Severity
+    text: str
+    data: dict[str, Any]
+    writer: str
+    attempt: int
+
+
+class EventsAnswer(Answer):
+    events: list[Event]
+
+
+class Series(Answer):
+    metric: str
+    writer: str
+    rank: int | None
+    attempt: int
+    shadowed_from: int | None
+    origin: float
+    steps: list[int]
+    times: list[float]
+    values: list[Number]
+    count: int
+    first_step: int | None
+    last_step: int | None
+    last: Number | None
+    min: float | None
+    max: float | None
+    nan: int
+    positive_infinity: int
+    negative_infinity: int
+    non_finite: int
+
+
+class SeriesAnswer(Answer):
+    series: list[Series]
+    next: str | None
+
+
+class SeriesOfRun(Series):
+    run: str
+
+
+class SeriesOfRunsAnswer(Answer):
+    series: list[SeriesOfRun]
+
+
+class Figure(Answer):
+    name: str
+    title: str
+    section: str
+    metrics: list[str]
+    unit: str | None
+
+
+class FiguresAnswer(Answer):
+    figures: list[Figure]
+
+
+class FigureAnswer(BaseModel):
+    data: list[dict[str, Any]]
+    layout: dict[str, Any]
+
+
+class Incident(Answer):
+    id: str
+    incident: str
+    run: str
+    run_name: str
+    project: str
+    rule: str
+    kind: str
+    severity: Severity
+    metric: str
+    writer: str
+    rank: int | None
+    state: Literal["firing", "acknowledged", "resolved"]
+    step: int | None
+    last_step: int | None
+    resolved_step: int | None
+    time: float
+    value: Number | None
+    threshold: Number | None
+    baseline: Number | None
+    message: str
+    resolution: str | None
+    advice: str
+    evidence: dict[str, Any]
+    actions: list[str]
+    opened_at: float
+    updated_at: float
+    resolved_at: float | None
+    acknowledged_at: float | None
+    acknowledged_by: str | None
+    snoozed_until: float | None
+
+
+class IncidentAnswer(Answer):
+    incident: Incident
+
+
+class IncidentsAnswer(Answer):
+    incidents: list[Incident]
+    next: str | None
+
+
+class Command(Answer):
+    id: str
+    name: str
+    args: dict[str, Any]
+    state: Literal["requested", "delivered", "acknowledged", "done", "failed"]
+    requested_at: float
+    requested_by: str
+    delivered_at: float | None
+    acknowledged_at: float | None
+    done_at: float | None
+    step: int | None
+    result: str | None
+
+
+class CommandAnswer(Answer):
+    command: Command
+
+
+class CommandsAnswer(Answer):
+    commands: list[Command]
+
+
+class Webhook(Answer):
+    id: str
+    url: str
+    name: str
+    project: str | None
+    types: list[str]
+    min_severity: Severity
+    enabled: bool
+    created_at: float
+
+
+class NewWebhook(Webhook):
+    secret: str
+
+
+class WebhooksAnswer(Answer):
+    webhooks: list[Webhook]
+
+
+class NewWebhookAnswer(Answer):
+    webhook: NewWebhook
+
+
+class Attempted(BaseModel):
+    time: float
+    status: int | None
+    error: str | None
+
+
+class Delivery(Answer):
+    id: str
+    webhook: str
+    run: str | None
+    incident: str | None
+    type: str
+    state: Literal["pending", "sending", "delivered", "failed"]
+    attempts: int
+    next_attempt_at: float | None
+    created_at: float
+    delivered_at: float | None
+    last_status: int | None
+    last_error: str | None
+    log: list[Attempted]
+
+
+class DeliveryAnswer(Answer):
+    delivery: Delivery
+
+
+class DeliveriesAnswer(Answer):
+    deliveries: list[Delivery]
+    next: str | None
+
+
+class RulesAnswer(Answer):
+    rules: list[dict[str, Any]]
+    packs: list[str]
+    project_rules: str | None
