@@ -1,0 +1,143 @@
+"""The one contract that every check keeps: parameters are its fields, memory is a value, signs are what it sees."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from holter.health.model import Action, Facts, Kind, Severity, Vitals
+from holter.health.roles import Role
+
+__all__ = ["Check", "FiniteSeries", "FloatArray", "Progress", "Scan", "Sign", "State", "number"]
+
+FloatArray = NDArray[np.float64]
+
+
+class State(msgspec.Struct):
+    """What a check remembers of one writer (or of the run): msgpack can write it and read it back exactly."""
+
+
+class Progress(msgspec.Struct):
+    """How the run's steps advance: kept by the engine for the checks that look at the clock."""
+
+    step: int | None = None
+    time: float | None = None  # of the newest record, by the training's clock
+    gaps: list[float] = []  # seconds between the last 64 steps that were logged
+    records: int = 0
+    moved: bool = False  # since the last tick
+    moved_at: float | None = None  # by the service's clock
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """Something a check has seen in one row: the engine makes it a transition of the incident about ``subject``."""
+
+    action: Action
+    metric: str
+    message: str
+    row: int = 0
+    subject: str = ""  # one incident at a time is open for each rule, writer and subject; "" stands for the metric
+    severity: Severity | None = None  # None: the rule's
+    kind: Kind | None = None  # None: the check's
+    value: float | None = None
+    threshold: float | None = None
+    baseline: float | None = None
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """Records of one writer as a check sees them: ``m`` metrics, ``n`` rows.
+
+    ``steps`` (n,) int64, ``times`` (n,) seconds, ``values`` (m, n) with each metric's values side by side, ``finite``
+    (m,): whether all of a metric's values are. ``columns`` are the metrics that the rule asks for, ``ranks`` the index
+    of the pattern that chose each.
+    """
+
+    names: tuple[str, ...]
+    roles: tuple[Role, ...]
+    steps: NDArray[np.int64]
+    times: FloatArray
+    values: FloatArray
+    finite: list[bool]
+    columns: tuple[int, ...]
+    ranks: tuple[int, ...]
+    facts: Facts
+
+    @property
+    def rows(self) -> int:
+        return len(self.steps)
+
+    def step(self, row: int) -> int:
+        return int(self.steps[row])
+
+    def series(self, column: int, signs: list[Sign]) -> FiniteSeries:
+        """The finite values of a column, and where what is seen in them goes."""
+        values = self.values[column]
+        if self.finite[column]:
+            return FiniteSeries(self, self.names[column], values, None, signs)
+        rows = np.flatnonzero(np.isfinite(values))
+        return FiniteSeries(self, self.names[column], values[rows], rows, signs)
+
+
+@dataclass(frozen=True, slots=True)
+class FiniteSeries:
+    """One metric's finite values in a scan: ``values`` (k,), at ``rows`` (k,) of it (None: at all of its rows)."""
+
+    scan: Scan
+    name: str
+    values: FloatArray
+    rows: NDArray[np.intp] | None
+    signs: list[Sign]
+
+    def row(self, index: int) -> int:
+        return index if self.rows is None else int(self.rows[index])
+
+    def step(self, index: int) -> int:
+        return self.scan.step(self.row(index))
+
+    def part(self, start: int, stop: int) -> FiniteSeries:
+        """The values from ``start`` to ``stop - 1``."""
+        rows = np.arange(start, stop) if self.rows is None else self.rows[start:stop]
+        return replace(self, values=self.values[start:stop], rows=rows)
+
+    def sign(self, action: Action, index: int, message: str, **more: Any) -> None:
+        """Say that something was seen at the value at ``index``; ``more`` are further fields of the `Sign`."""
+        more.setdefault("value", float(self.values[index]))
+        self.signs.append(Sign(action, self.name, message, row=self.row(index), **more))
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One way of looking at a run. Subclasses are frozen; their fields are the parameters that rule files set.
+
+    A check sees each record once, in order, however the records were cut into scans; all that it remembers is in the
+    state, whose size depends on the number of metrics and not on the number of records.
+    """
+
+    kind: ClassVar[Kind]
+    scope: ClassVar[Literal["writer", "run"]] = "writer"
+    memory: ClassVar[type[State]] = State
+
+    def observe(self, scan: Scan, state: Any, signs: list[Sign]) -> None:
+        """Look at the records of ``scan``, change ``state`` in place, append what was seen to ``signs``."""
+
+    def tick(self, vitals: Vitals, progress: Progress, state: Any, signs: list[Sign]) -> None:
+        """Look at the clock: the same, for what is not in the records."""
+
+
+def number(value: float) -> str:
+    """A number as messages show it: four significant digits.
+
+    >>> number(5.38123), number(float("inf"))
+    ('5.381', '+Inf')
+    """
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "+Inf" if value > 0 else "-Inf"
+    return f"{value:.4g}"
