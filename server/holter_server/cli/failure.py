@@ -28,9 +28,9 @@ class Failure(Exception):
 
     def show(self) -> None:
         console = stderr()
-        console.print(Text.assemble(("Error: ", "bold red"), self.what))
+        console.print(Text.assemble(("Error: ", "bold red"), self.what), soft_wrap=True)
         if self.todo:
-            console.print(Text(f"  {self.todo}"))
+            console.print(Text(f"  {self.todo}"), soft_wrap=True)
 
 
 class CommandGroup(TyperGroup):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -13,7 +13,7 @@ from holter_server.cli.failure import Failure
 from holter_server.cli.screen import plain_table, print_json, severity_text, stdout
 
 if TYPE_CHECKING:
-    from holter.health import RuleSet
+    from holter.health import RuleError, RuleSet
 
 __all__ = ["rules"]
 
@@ -27,16 +27,16 @@ def show_all(
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Your rules, laid over the default ones.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the rules with their severity and the metrics they look at."""
+    """List the rules: how grave, from which pack, and when they fire."""
     from holter.health import RuleSet  # noqa: PLC0415 - the other commands need not wait for numpy
 
     described = (RuleSet.default() if file is None else _parse(file)).describe()
     if as_json:
         print_json({"rules": described})
         return
-    table = plain_table("rule", "severity", "kind", "pack", "metrics", flexible=("metrics", "rule"))
+    table = plain_table("rule", "severity", "pack", "fires when", flexible=("fires when",))
     for rule in described:
-        table.add_row(rule["id"], severity_text(rule["severity"]), rule["kind"], rule["pack"], _metrics(rule))
+        table.add_row(rule["id"], severity_text(rule["severity"]), rule["pack"], rule["summary"])
     stdout().print(table)
 
 
@@ -51,7 +51,7 @@ def check(file: RuleFile, as_json: AsJson = False) -> None:
         if as_json:
             problem = {"message": str(error), "line": error.line, "allowed_keys": list(error.allowed_keys or ())}
             print_json({"file": str(file), "valid": False, "error": problem})
-        raise _wrong(file, error) from None
+        raise _wrong(error) from None
     if as_json:
         print_json({"file": str(file), "valid": True, "rules": len(described)})
         return
@@ -64,7 +64,7 @@ def _parse(file: Path) -> RuleSet:
     try:
         return _read(file)
     except RuleError as error:
-        raise _wrong(file, error) from None
+        raise _wrong(error) from None
 
 
 def _read(file: Path) -> RuleSet:
@@ -75,15 +75,12 @@ def _read(file: Path) -> RuleSet:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise Failure(f"Can't read {file}: {reason}", "Name a YAML file of rules") from None
-    return RuleSet.parse(text, name=file.name)
+    return RuleSet.parse(text, name=str(file))
 
 
-def _wrong(file: Path, error: Any) -> Failure:
-    place = f"{file}:{error.line}" if error.line else str(file)
-    allowed = f"Allowed here: {', '.join(error.allowed_keys)}" if error.allowed_keys else "docs/health.md has examples"
-    return Failure(f"{place}: {error}", allowed)
-
-
-def _metrics(rule: dict[str, Any]) -> str:
-    patterns = rule.get("metrics") or rule.get("metric") or "–"
-    return patterns if isinstance(patterns, str) else ", ".join(patterns)
+def _wrong(error: RuleError) -> Failure:
+    """The message names file and line; the keys that are allowed there go into the second line."""
+    if not error.allowed_keys:
+        return Failure(str(error), "docs/health.md shows rules that are right")
+    what = str(error).split("; allowed: ", maxsplit=1)[0]
+    return Failure(what, f"Allowed here: {', '.join(error.allowed_keys)}")
