@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, cast, get_args
 
 from holter.commands import Inbox
 from holter.environment import plain
@@ -107,7 +107,9 @@ class Run:
             self._refuse("event")
             return
         try:
-            self._happened(text, kind, severity, self.step if step is None else self._whole(step), data or {})
+            self._happened(
+                text, kind, severity, self.step if step is None else self._whole(step), {} if data is None else data
+            )
         except Exception as error:  # noqa: BLE001 - as in log
             self._notices.warn("event", f"an event was left out: {clean_text(error)} ({type(error).__name__})")
 
@@ -143,9 +145,9 @@ class Run:
         So a checkpoint is written between two steps. What it returns is shown as the command's result.
         """
         if not callable(function):
-            self._notices.warn("on_command", f"on_command({name!r}) needs a function")
+            self._notices.warn("on_command", f"on_command({clean_text(name)!r}, …) needs a function")
             return
-        self._inbox.register(str(name), function)
+        self._inbox.register(clean_text(name), function)
 
     def receive(self, receipt: Receipt) -> None:
         """What the service answered to a frame. Called by the shipping thread."""
@@ -306,11 +308,11 @@ class Run:
             self._notices.warn("fraction", f"step={step!r} is no integer; its fraction is cut")
         return number
 
-    def _happened(self, text: Any, kind: Any, severity: Any, step: int | None, data: Mapping[str, Any]) -> None:
-        if severity not in get_args(Severity):
-            self._notices.warn("severity", f"severity={severity!r} is none of info, warning, critical; it is a warning")
+    def _happened(self, text: Any, kind: Any, severity: Any, step: int | None, data: Any) -> None:
+        if not isinstance(severity, str) or severity not in get_args(Severity):
+            self._notices.warn("severity", f"severity={clean_text(severity)!r}: it is info, warning or critical")
             severity = "warning"
-        details = plain(dict(data))
+        details = plain(data if isinstance(data, Mapping) else {"data": data})
         event = Event(time.time(), clean_text(text), clean_text(kind)[:64] or "note", step, severity, details)
         self._journal.put(Happened(event))
 
@@ -324,10 +326,9 @@ class Run:
     def _end_state(self, state: Any) -> EndState:
         if state is None:
             return "stopped" if self._inbox.stopped else "finished"
-        for known in get_args(EndState):
-            if state == known:
-                return known  # type: ignore[no-any-return]
-        self._notices.warn("state", f"finish(state={state!r}): the states are finished, failed and stopped")
+        if isinstance(state, str) and state in get_args(EndState):
+            return cast(EndState, state)
+        self._notices.warn("state", f"finish(state={clean_text(state)!r}): it is finished, failed or stopped")
         return "finished"
 
     def _end(self, state: EndState, reason: str | None, timeout: float) -> bool:

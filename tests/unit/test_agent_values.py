@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holter.values import NotANumber, clean_text, flatten, metric_name, scalar, snapshot, unique_names, whole
 from holter.wire import METRIC_NAME_MAX, check_metric_name
 
 
+@settings(deadline=None)
 @given(st.floats())
 def test_a_float_stays_itself(value: float) -> None:
     """NaN, ±Inf, -0.0 and subnormal numbers included."""
@@ -25,6 +26,7 @@ def test_a_float_stays_itself(value: float) -> None:
     assert struct.pack("<d", scalar(np.float64(value))) == struct.pack("<d", value)
 
 
+@settings(deadline=None)
 @given(st.floats(width=32))
 def test_a_float32_becomes_the_same_number(value: float) -> None:
     """No detour over decimal digits."""
@@ -112,6 +114,7 @@ def test_steps_that_are_none(step: Any) -> None:
         whole(step)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text() | st.integers() | st.none(), max_size=8, unique=True))
 def test_names_are_always_fit_to_be_sent(names: list[Any]) -> None:
     """Whatever the user calls a metric, the service can keep it, and two names stay two."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -54,6 +54,7 @@ events = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(blocks(), max_size=3), st.lists(events, max_size=3), st.integers(0, 2**63 - 1))
 def test_a_frame_survives_msgpack_bit_by_bit(parts: list[Block], happened: list[Event], seq: int) -> None:
     """Steps, times, values and events come out as they went in, NaN payloads included."""
@@ -62,6 +63,7 @@ def test_a_frame_survives_msgpack_bit_by_bit(parts: list[Block], happened: list[
     assert decode_frame(encode_frame(frame)) == frame
 
 
+@settings(deadline=None)
 @given(blocks())
 def test_the_arrays_of_a_block_are_views_of_its_bytes(block: Block) -> None:
     """The accessors change no bit."""
@@ -81,6 +83,7 @@ points = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(points)
 def test_points_survive_json(rows: list[tuple[int, float, dict[str, float]]]) -> None:
     """Every value comes back: finite ones exactly (the sign of zero, too), the others as themselves, in order."""
@@ -95,6 +98,7 @@ def test_points_survive_json(rows: list[tuple[int, float, dict[str, float]]]) ->
     assert repr(found) == repr(rows)  # repr tells -0.0 from 0.0, and knows NaN
 
 
+@settings(deadline=None)
 @given(st.floats())
 def test_a_number_survives_json(value: float) -> None:
     """The three strings stand for the three kinds of non-finite number, and nothing else is a string."""
@@ -110,6 +114,7 @@ anything = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(anything)
 def test_dumped_json_is_strict(value: Any) -> None:
     """Any JSON reader takes it: no NaN, Infinity or -Infinity tokens."""
