@@ -19,7 +19,7 @@ __all__ = ["Excursion"]
 Ratio = Annotated[float, Meta(gt=1)]
 Deviations = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
-BACK = math.log(1.2)  # "recovered" is within this of the old median
+BACK = math.log(1.2)  # "recovered" is within this of the old median, or within two deviations of a noisy series
 ZEROS_BEFORE_RESTART = 16  # a part that was switched off is a new series when it is switched on
 CHUNK = 64  # points tried at once after a suspected one
 
@@ -29,6 +29,7 @@ class Episode(msgspec.Struct, array_like=True):
 
     since: int  # step
     level: float  # the median before it
+    back: float  # at or below this it is back
     sudden: bool  # known from a single point only
     records: int = 0
     calm: int = 0  # records in a row that were back
@@ -41,7 +42,7 @@ class Episode(msgspec.Struct, array_like=True):
         """Take in the next point."""
         above = x - self.level
         self.records += 1
-        self.calm = self.calm + 1 if above <= BACK else 0
+        self.calm = self.calm + 1 if x <= self.back else 0
         self.high = self.high + 1 if above > math.log(check.single_ratio or check.ratio) else 0
         self.raised = self.raised + 1 if above > math.log(check.ratio) else 0
         self.peak = max(self.peak, x)
@@ -55,8 +56,8 @@ class Episode(msgspec.Struct, array_like=True):
     def recovery(self, name: str) -> str:
         """How it ended, in words."""
         return (
-            f"{name} is back within 1.2 times its old median {number(_exp(self.level))} after "
-            f"{self.records - self.calm} records; its peak was {number(_exp(self.peak))}"
+            f"{name} is back near its old median {number(_exp(self.level))} after {self.records - self.calm} records; "
+            f"its peak was {number(_exp(self.peak))}"
         )
 
 
@@ -204,7 +205,8 @@ class Positive:
     def _open(self, index: int, *, sudden: bool) -> None:
         check, baseline, step = self.check, self.memory.baseline, self.series.step(index)
         x = float(self.x[index])
-        episode = self.memory.episode = Episode(step, baseline.median, sudden, peak=x)
+        back = baseline.median + max(BACK, 2 * baseline.scale)
+        episode = self.memory.episode = Episode(step, baseline.median, back, sudden, peak=x)
         episode.count(x, check)
         ratio, z = (check.single_ratio or check.ratio, check.single_z) if sudden else (check.ratio, check.z)
         limit = _exp(baseline.limit(math.log(ratio), z))

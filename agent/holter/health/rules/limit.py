@@ -61,13 +61,12 @@ class Limit(Check, frozen=True, kw_only=True):
             raise ValueError("a limit needs `above` or `below`")
 
     def observe(self, scan: Scan, state: LimitState, signs: list[Sign]) -> None:
+        if self.prefer_first and scan.ranks:
+            self._prefer(min(scan.ranks), state, signs)
         for column, rank in zip(scan.columns, scan.ranks, strict=True):
-            if self.prefer_first and rank != state.rank:
-                if state.rank is not None and rank > state.rank:
-                    continue
-                self._prefer(rank, state, signs)
-            series = scan.series(column, signs)
-            self._watch(series, state.series.setdefault(series.name, Series()))
+            if not self.prefer_first or rank == state.rank:
+                series = scan.series(column, signs)
+                self._watch(series, state.series.setdefault(series.name, Series()))
 
     @property
     def needed(self) -> int:
@@ -76,6 +75,8 @@ class Limit(Check, frozen=True, kw_only=True):
 
     @staticmethod
     def _prefer(rank: int, state: LimitState, signs: list[Sign]) -> None:
+        if state.rank is not None and rank >= state.rank:
+            return
         for name, memory in state.series.items():
             if memory.open:
                 signs.append(Sign("resolve", name, f"{name} gives way to a metric that tells more"))
