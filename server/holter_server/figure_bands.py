@@ -44,7 +44,7 @@ def _rectangle(start: float, end: float, fill: str, name: str) -> dict[str, Any]
 
 
 def stage_bands(events: Iterable[Any], series: Sequence[Any], axis: AxisLike, look: Theme) -> list[Band]:
-    """A background from each stage's start to the next one's, with the stage's name at its upper left.
+    """A background from each stage's start to the next one's, with the stage's name above its left end.
 
     Stages are the events of kind "stage"; without any, the steps at which a metric ``…/stage`` changes.
     """
@@ -77,8 +77,8 @@ def _stages_of_series(series: Sequence[Any], axis: AxisLike) -> list[tuple[float
 def _stage_note(start: float, text: str, look: Theme) -> dict[str, Any]:
     shown = text if len(text) <= 28 else f"{text[:27]}…"
     return {
-        "x": start, "xref": "x", "xanchor": "left", "xshift": 4,
-        "y": 1, "yref": "paper", "yanchor": "top", "yshift": 2,
+        "x": start, "xref": "x", "xanchor": "left", "xshift": -2,
+        "y": 1, "yref": "paper", "yanchor": "bottom", "yshift": -3,
         "text": html.escape(shown), "showarrow": False, "font": {"size": 10, "color": look.muted},
         "name": "stage", "hovertext": html.escape(text),
     }  # fmt: skip

@@ -318,9 +318,9 @@ def _layout(name: str, axis: Axis, look: Theme, bands: Sequence[Band], *, log_y:
             "color": look.text,
         },
         "height": 240,
-        "margin": {"l": 52, "r": 14, "t": 10, "b": 30},
+        "margin": {"l": 52, "r": 14, "t": 18, "b": 30},
         "showlegend": True,
-        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
+        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.08, "yanchor": "bottom"},
         "hovermode": "x unified",
         "hoverlabel": {
             "bgcolor": look.surface,

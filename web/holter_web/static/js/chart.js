@@ -107,8 +107,7 @@ export class Chart {
       if (this.legend.hides(trace.meta)) trace.visible = false;
     }
     Object.assign(layout, { showlegend: false, height: this.#height, autosize: true });
-    // The page has the legend and the title; what stays is the curve.
-    layout.margin = { ...layout.margin, t: 8 };
+    // The page has the legend and the title; above the curve stand only the names of stages.
     layout.yaxis.fixedrange = true;
     layout.yaxis.type = this.board.log ? "log" : "linear";
     layout.dragmode = touch ? false : "zoom";
