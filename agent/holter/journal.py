@@ -135,14 +135,17 @@ class SpoolJournal:
         self._closing.set()
         self.flush()
         with self._lock:
-            os.close(self._file)
-            self._file = -1
+            self._close_file()
 
     def abandon(self) -> None:
         """In a forked child: the file is the parent's. Takes no lock, since a thread that is gone may hold it."""
         self._queue = deque()
+        self._close_file()
+
+    def _close_file(self) -> None:
+        file, self._file = self._file, -1  # its number may soon be another file's
         with contextlib.suppress(OSError):
-            os.close(self._file)
+            os.close(file)
 
     def _flush_regularly(self) -> None:
         while not self._closing.wait(FLUSH_INTERVAL):

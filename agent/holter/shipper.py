@@ -6,6 +6,8 @@ grow, and at the end it keeps to a deadline.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import threading
 import time
 from collections.abc import Callable
@@ -40,6 +42,7 @@ class Shipper:
         latest_step: Callable[[], int | None],
     ) -> None:
         """Raises OSError if the system journal can't be made."""
+        _import_now()
         self._settings, self._notices = settings, notices
         self._latest_step = latest_step
         self._transport = Transport(
@@ -76,6 +79,18 @@ class Shipper:
             courier.forget_lock()
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not pass for silence, nor end the training
+            self._notices.warn(
+                "shipper", f"shipping has stopped: {error!r}. Recording goes on in {self._where}; use holter sync"
+            )
+        finally:
+            for courier in self._couriers:
+                courier.close()
+            self._transport.close()
+
+    def _work(self) -> None:
         sampler = SystemSampler()
         while not self._closing.wait(self._settings.ship_interval):
             self._sample(sampler)
@@ -84,9 +99,6 @@ class Shipper:
         self._system.close()
         self._sealed.wait(self._remaining())
         self._drain()
-        for courier in self._couriers:
-            courier.close()
-        self._transport.close()
 
     def _remaining(self) -> float:
         return max(0.0, self._deadline - time.monotonic())
@@ -186,3 +198,13 @@ class Shipper:
                     f"one (HOLTER_URL)? {kept}; ship it with: holter sync {self._where}"
                 )
         self._notices.warn(outcome.verdict.value, f"the service at {self._settings.url} {text}", again_after=600)
+
+
+def _import_now() -> None:
+    """Import what the thread will need, here: a fork while a thread imports leaves the child a lock nobody holds.
+
+    A DataLoader's worker that imports the same module would then wait for ever.
+    """
+    for module in ("urllib3", "psutil", "pynvml", "encodings.idna", "gzip"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
