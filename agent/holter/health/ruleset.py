@@ -103,7 +103,10 @@ class Rule:
 
     def describe(self) -> dict[str, Any]:
         """The rule as plain values: for the API, the page and the docs."""
-        text: dict[str, Any] = msgspec.to_builtins(self.text)
+        text: dict[str, Any] = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in msgspec.to_builtins(self.text).items()
+        }
         text.pop("enabled")
         return {
             **text,
@@ -158,7 +161,11 @@ class RuleSet:
 
 @cache
 def load_packs(*names: str) -> RuleSet:
-    """The packs of these names, in this order."""
+    """The packs of these names, in this order.
+
+    Raises:
+        RuleError: a pack lays a rule over that of a pack which is not among the ``names``.
+    """
     rules: list[Rule] = []
     for name in names:
         resource = files("holter.health").joinpath("packs", f"{name}.yaml")

@@ -12,6 +12,7 @@ import yaml
 __all__ = ["Entry", "RuleError", "TextFile"]
 
 SIZE_MAX = 262_144  # characters
+DEPTH_MAX = 16
 
 
 class RuleError(ValueError):
@@ -45,13 +46,14 @@ class TextFile:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             raise self.error(error.problem or "is not YAML", mark.line + 1 if mark else None) from None
-        except (yaml.YAMLError, RecursionError) as error:
+        except yaml.YAMLError as error:
             raise self.error(f"is not YAML ({error})", None) from None
 
     def error(self, text: str, line: int | None, allowed: Iterable[str] = ()) -> RuleError:
         allowed = tuple(allowed)
         place = self.name if line is None else f"{self.name} line {line}"
-        listed = f"; allowed: {', '.join(sorted(allowed))}" if allowed else ""
+        separator = "" if text.endswith("?") else ";"
+        listed = f"{separator} allowed: {', '.join(sorted(allowed))}" if allowed else ""
         return RuleError(f"{place}: {text}{listed}", line, allowed)
 
     def unknown_key(self, key: str, where: str, line: int, allowed: Sequence[str]) -> RuleError:
@@ -91,9 +93,13 @@ class TextFile:
             loader.dispose()
 
     def _compose(self, text: str) -> yaml.Node | None:
+        depth = 0
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):  # a few aliases of aliases would unfold into gigabytes
                 raise self.error("aliases (*name) are not allowed", _line(event))
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEPTH_MAX:  # the parser's time grows with the square of the depth
+                raise self.error(f"lists and mappings lie more than {DEPTH_MAX} deep in one another", _line(event))
         node: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
         return node
 
