@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
 from holter_db.database import Database
 
 _numbers = itertools.count(1)

@@ -13,13 +13,13 @@ __all__ = ["deliveries_by_state", "open_incidents", "runs_by_state"]
 def runs_by_state(conn: Connection) -> dict[str, int]:
     """Runs that were not deleted, by state; a state that no run is in is absent."""
     query = sa.select(runs.c.state, sa.func.count()).where(runs.c.deleted_at.is_(None)).group_by(runs.c.state)
-    return dict(conn.execute(query).tuples().all())
+    return dict(conn.execute(query).all())
 
 
 def deliveries_by_state(conn: Connection) -> dict[str, int]:
     """Deliveries by state; a state that none is in is absent."""
     query = sa.select(deliveries.c.state, sa.func.count()).group_by(deliveries.c.state)
-    return dict(conn.execute(query).tuples().all())
+    return dict(conn.execute(query).all())
 
 
 def open_incidents(conn: Connection) -> dict[str, int]:

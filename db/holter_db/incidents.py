@@ -222,7 +222,7 @@ def _keep_health(conn: Connection, run_id: str) -> None:
         .where(incidents.c.run_id == run_id, incidents.c.state.in_(OPEN_STATES))
         .group_by(incidents.c.severity)
     )
-    found: dict[str, int] = dict(conn.execute(query).tuples().all())
+    found: dict[str, int] = dict(conn.execute(query).all())
     counts = {f"open_{severity}": found.get(severity, 0) for severity in SEVERITIES}
     health = next((severity for severity in ("critical", "warning") if found.get(severity)), "healthy")
     conn.execute(sa.update(runs).where(runs.c.id == run_id).values(health=health, **counts))

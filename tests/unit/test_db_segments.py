@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from holter.wire import Block
 from holter_db.errors import DatabaseError
 from holter_db.segments import decode_blocks, encode_blocks

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from holter_db.columns import Column
 from holter_db.views import bucket_of, select
 

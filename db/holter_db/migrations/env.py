@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import sqlalchemy as sa
 from alembic import context
 
@@ -9,7 +11,7 @@ from holter_db.schema import metadata
 from holter_db.types import Double
 
 
-def render(kind: str, item: object, _context: object) -> str | bool:
+def render(kind: str, item: object, _context: object) -> str | Literal[False]:
     """Our text types are TEXT to the database; a migration need not follow what they mean to the code."""
     if kind != "type":
         return False
