@@ -75,10 +75,10 @@ def _stages_of_series(series: Sequence[Any], axis: AxisLike) -> list[tuple[float
 
 
 def _stage_note(start: float, text: str, look: Theme) -> dict[str, Any]:
-    shown = text if len(text) <= 28 else f"{text[:27]}…"
+    shown = text if len(text) <= 44 else f"{text[:43]}…"
     return {
         "x": start, "xref": "x", "xanchor": "left", "xshift": -2,
-        "y": 1, "yref": "paper", "yanchor": "bottom", "yshift": -3,
+        "y": 1, "yref": "paper", "yanchor": "bottom", "yshift": -1,
         "text": html.escape(shown), "showarrow": False, "font": {"size": 10, "color": look.muted},
         "name": "stage", "hovertext": html.escape(text),
     }  # fmt: skip

@@ -24,16 +24,16 @@ from holter_server.figure_style import THEMES, Theme, ThemeName, colours
 __all__ = ["POINTS_PER_TRACE_MAX", "Axis", "SeriesLike", "build_figure", "list_figures"]
 
 POINTS_PER_TRACE_MAX = 2_000  # SVG stays smooth up to about here
-_MARKERS_MAX = 400  # non-finite markers per series; a run that ends in NaN has one for every step
+_MARKERS_MAX = 100  # non-finite markers per series; a run that ends in NaN has one for every step
 _SPARSE = 60  # series with fewer points show them
 
 # Where a non-finite value stands on the overlaid axis, its symbol and its name.
 _NON_FINITE = {
-    "NaN": (0.975, "x"),
+    "NaN": (0.975, "x-thin"),
     "Infinity": (0.975, "triangle-up"),
     "-Infinity": (0.025, "triangle-down"),
 }
-_LANE = 0.055  # series of one chart stack their markers, so that none hides another
+_LANE = 0.05  # series of one chart stack their markers, so that none hides another
 _LANES = 5
 
 XName = Literal["step", "time", "relative"]
@@ -225,9 +225,9 @@ class _Pen:
             cliponaxis=False,
             marker={
                 "color": self.hue,
-                "size": 8,
+                "size": 7,
                 "symbol": [_NON_FINITE[name][1] for name in names],
-                "line": {"width": 0.75, "color": self.hue},
+                "line": {"width": 1.5, "color": self.hue},
             },
             text=[f"{name} at step {int(step)}" for name, step in zip(names, self.entry.steps[at], strict=True)],
             hovertemplate="%{text}",

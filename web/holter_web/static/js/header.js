@@ -25,6 +25,7 @@ export class RunHeader {
     this.reason = el("p", { class: "muted reason", hidden: true });
     this.checkpoint = el("button", { class: "button", onclick: () => this.ask("checkpoint") }, "Checkpoint");
     this.stop = el("button", { class: "button danger", onclick: () => this.askStop() }, "Stop");
+    this.actions = el("div", { class: "actions" }, this.checkpoint, this.stop);
     this.message = el("div");
     this.tiles = Object.fromEntries(["Step", "Speed", "Time left", "Elapsed", "Last seen", "Attempt"].map((name) => [name, tile(name)]));
     this.progress = progressBar();
@@ -38,7 +39,7 @@ export class RunHeader {
         "div",
         { class: "run-title" },
         el("div", { class: "names" }, this.project, el("div", { class: "title-line" }, this.name, this.state, this.health, this.tags), this.reason),
-        el("div", { class: "actions" }, this.checkpoint, this.stop),
+        this.actions,
       ),
       this.message,
       el("dl", { class: "tiles card" }, Object.values(this.tiles).map((entry) => entry.node)),
@@ -56,6 +57,8 @@ export class RunHeader {
     setText(this.reason, run.state_reason ?? "");
     const alive = run.state === "running" || run.state === "hung";
     this.stop.disabled = this.checkpoint.disabled = !alive;
+    this.actions.hidden = !alive;
+    this.tiles["Time left"].node.hidden = !alive;
     this.#tile("Step", run.planned_steps ? `${integer(run.last_step ?? 0)} / ${integer(run.planned_steps)}` : integer(run.last_step));
     this.progress.show(run);
     this.#tile("Speed", rate(run.steps_per_second));

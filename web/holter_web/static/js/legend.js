@@ -1,6 +1,6 @@
 // The legend of a chart: a chip per line with its colour, name and newest value. A click hides the line.
 
-import { el, fill, setText } from "./dom.js";
+import { el, fill, setData, setText } from "./dom.js";
 import { number } from "./format.js";
 
 const key = ({ metric, writer }) => JSON.stringify([metric, writer]);
@@ -28,7 +28,7 @@ export class Legend {
       const chip = this.#chips.get(name);
       chip.swatch.style.background = trace.line.color;
       const markers = data.find((other) => other.meta?.role === "non_finite" && key(other.meta) === name && other.meta.attempt === trace.meta.attempt);
-      setText(chip.value, newest(trace, markers));
+      showValue(chip.value, newest(trace, markers));
     }
   }
 
@@ -55,9 +55,14 @@ export class Legend {
   update(pieces) {
     for (const piece of pieces) {
       const chip = this.#chips.get(key(piece));
-      if (chip && piece.values.length) setText(chip.value, number(piece.values.at(-1)));
+      if (chip && piece.values.length) showValue(chip.value, number(piece.values.at(-1)));
     }
   }
+}
+
+function showValue(node, text) {
+  setText(node, text);
+  setData(node, "odd", String(text === "NaN" || text.endsWith("∞")));
 }
 
 function newest(line, markers) {

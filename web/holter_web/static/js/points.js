@@ -2,8 +2,8 @@
 
 const TOP = 0.975;
 const BOTTOM = 0.025;
-const LANE = 0.055; // as in figures.py: series of one chart stack their markers
-const SYMBOLS = { NaN: "x", Infinity: "triangle-up", "-Infinity": "triangle-down" };
+const LANE = 0.05; // as in figures.py: series of one chart stack their markers
+const SYMBOLS = { NaN: "x-thin", Infinity: "triangle-up", "-Infinity": "triangle-down" };
 
 // Appends to the arrays of the piece's traces, to be drawn by one redraw: Plotly.extendTraces draws once per call, and
 // a chart of four series with markers would need five. Returns how many points were new, or null when the chart has
