@@ -37,7 +37,7 @@ class Context:
         self.address = settings.public_url.rstrip("/") or address
         self.hub = Hub()
         self.engines = Engines()
-        self.pipeline = Pipeline(self.engines, self.page_url)
+        self.pipeline = Pipeline(self.engines, self.page_url, lambda: self.hub.connections > 0)
         self.writer = WriterThread(
             database, self._publish, limit=settings.queue_limit, limit_bytes=settings.queue_mb * 1_000_000
         )

@@ -11,9 +11,10 @@ from typing import Any
 
 from holter.health import Engine
 from holter.health.model import Batch, Transition, Vitals
-from holter.wire import CommandOrder, CommandUpdate, Event, Frame, IncidentNotice, Receipt, RunFinish, RunStart
+from holter.wire import CommandOrder, Frame, IncidentNotice, Receipt, RunFinish, RunStart
 from holter_db import commands, incidents, ingest, outbox, runs
 from holter_db.commands import CommandRow
+from holter_db.errors import NotFound
 from holter_db.incidents import IncidentChange
 from holter_db.ingest import Appended
 from holter_db.runs import LIVE_STATES, RunRow
@@ -33,11 +34,15 @@ class Pipeline:
     """Args:
     engines: the health engines of the runs.
     page_url: the address of a run's page, for webhooks.
+    heeded: whether anybody listens to what a transaction tells of its run.
     """
 
-    def __init__(self, engines: Engines, page_url: Callable[[str], str]) -> None:
+    def __init__(
+        self, engines: Engines, page_url: Callable[[str], str], heeded: Callable[[], bool] = lambda: True
+    ) -> None:
         self._engines = engines
         self._page_url = page_url
+        self._heeded = heeded
         self.points = 0  # accepted since the start, duplicates left out
         self.frames = 0
 
@@ -80,32 +85,44 @@ class Pipeline:
 
     # --- frames -------------------------------------------------------------------------------------------------
 
-    def take_frame(self, tx: Transaction, run_id: str, frame: Frame) -> Receipt:
-        """Keep a frame, judge it, and answer with what the training should know."""
-        run = runs.get_run(tx.conn, run_id)
-        appended = ingest.append(tx.conn, run_id, frame, tx.now)
-        fired: list[IncidentChange] = []
-        if not appended.duplicate:
-            self.frames += 1
-            self.points += sum(batch.values.size for batch in appended.batches)
-            for update in frame.commands:
-                self._update_command(tx, run_id, update)
-            woken = run.state != "running"
-            run = self._heard(tx, run, frame, appended)
-            fired = self._judge(tx, run, appended.batches, woken=woken)
-            _tell_points(tx, run_id, appended.attempt, appended.batches)
-            _tell_events(tx, run_id, frame.writer, appended.attempt, appended.events)
-            self._tell_run(tx, run_id)
+    def take_frame(self, tx: Transaction, name: str, frame: Frame) -> Receipt:
+        """Keep a frame, judge it, and answer with what the training should know. ``name``: as `resolve_run` takes it.
+
+        A frame without points and events is a sign of life: it is not kept, else a run that waits for an hour would
+        leave a thousand empty segments.
+        """
+        run = _find(tx, name)
+        if not (frame.blocks or frame.events):
+            self._update_commands(tx, run.id, frame)
+            fired = self._judge(tx, run, [], self._heard(tx, run, frame, None))
+            return self._receipt(tx, run, frame.seq, fired)
+        appended = ingest.append(tx.conn, run.id, frame, tx.now)
+        if appended.duplicate:
+            return self._receipt(tx, run, appended.seq, [], duplicate=True)
+        self.frames += 1
+        self.points += sum(batch.values.size for batch in appended.batches)
+        self._update_commands(tx, run.id, frame)
+        fired = self._judge(tx, run, appended.batches, self._heard(tx, run, frame, appended))
+        _tell_points(tx, run.id, appended)
+        _tell_events(tx, run.id, frame.writer, appended)
+        return self._receipt(tx, run, appended.seq, fired)
+
+    def _receipt(
+        self, tx: Transaction, run: RunRow, seq: int, fired: list[IncidentChange], *, duplicate: bool = False
+    ) -> Receipt:
+        self._tell_run(tx, run.id)
         return Receipt(
-            acknowledged=appended.seq,
-            duplicate=appended.duplicate,
-            run_state=run.state,
-            commands=self._hand_out(tx, run_id),
+            acknowledged=seq,
+            duplicate=duplicate,
+            run_state="running" if run.state in LIVE_STATES else run.state,
+            commands=self._hand_out(tx, run.id),
             incidents=[_notice(change) for change in fired if change.action != "update"],
         )
 
-    def _heard(self, tx: Transaction, run: RunRow, frame: Frame, appended: Appended) -> RunRow:
-        steps = [int(batch.steps.max()) for batch in appended.batches if not _is_system(batch)]
+    def _heard(self, tx: Transaction, run: RunRow, frame: Frame, appended: Appended | None) -> bool:
+        """Write the sign of life down. True if a run that was lost or hung is back."""
+        batches = appended.batches if appended else []
+        steps = [int(batch.steps.max()) for batch in batches if not _is_system(batch)]
         runs.touch_run(
             tx.conn,
             run.id,
@@ -113,18 +130,21 @@ class Pipeline:
             due_at=None if frame.promise is None else tx.now + frame.promise,
             last_step=max(steps, default=None),
             last_step_at=tx.now if steps else None,
-            attempt=appended.attempt,
+            attempt=appended.attempt if appended else None,
         )
-        if run.state == "lost" or (run.state == "hung" and steps):
+        back = run.state == "lost" or (run.state == "hung" and bool(steps))
+        if back:
             runs.set_state(tx.conn, run.id, "running", None, tx.now)
-        return runs.get_run(tx.conn, run.id)
+        return back
 
-    def _judge(self, tx: Transaction, run: RunRow, batches: list[Batch], *, woken: bool) -> list[IncidentChange]:
-        if not batches and not woken:
+    def _judge(self, tx: Transaction, run: RunRow, batches: list[Batch], back: bool) -> list[IncidentChange]:
+        if not batches and not back:
             return []
+        if back:
+            run = runs.get_run(tx.conn, run.id)
         with self._engines.engine(tx, run) as engine:
             transitions = _observe(engine, batches)
-            if woken:  # it was lost or hung: say at once that it is back, not only at the watchdog's next look
+            if back:  # said at once, not only at the watchdog's next look
                 transitions += engine.tick(vitals(run, tx.now))
         return self._record(tx, run, transitions)
 
@@ -194,13 +214,13 @@ class Pipeline:
         _tell_command(tx, run_id, row)
         return row
 
-    def _update_command(self, tx: Transaction, run_id: str, update: CommandUpdate) -> None:
-        row = commands.update(tx.conn, run_id, update)
-        if row is not None:
-            _tell_command(tx, run_id, row)
+    def _update_commands(self, tx: Transaction, run_id: str, frame: Frame) -> None:
+        for update in frame.commands:
+            if (row := commands.update(tx.conn, run_id, update)) is not None:
+                _tell_command(tx, run_id, row)
 
     def _hand_out(self, tx: Transaction, run_id: str) -> list[CommandOrder]:
-        waiting = commands.pending(tx.conn, run_id)
+        waiting = sorted(commands.pending(tx.conn, run_id), key=lambda row: row.name == "stop")  # saved, then stopped
         if not waiting:
             return []
         new = [row.id for row in waiting if row.state == "requested"]
@@ -209,7 +229,15 @@ class Pipeline:
         return [CommandOrder(row.id, row.name, dict(row.args), row.requested_by) for row in waiting]
 
     def _tell_run(self, tx: Transaction, run_id: str) -> None:
-        tx.tell(Notice("run", run_id, {"run": shapes.run(runs.get_run(tx.conn, run_id))}))
+        if self._heeded():  # nobody looks at most runs most of the time, and a run is a query of its own
+            tx.tell(Notice("run", run_id, {"run": shapes.run(runs.get_run(tx.conn, run_id))}))
+
+
+def _find(tx: Transaction, name: str) -> RunRow:
+    try:
+        return runs.get_run(tx.conn, name)  # an agent knows the whole id: one query
+    except NotFound:
+        return runs.get_run(tx.conn, runs.resolve_run(tx.conn, name))
 
 
 def vitals(run: RunRow, now: float) -> Vitals:
@@ -239,19 +267,19 @@ def _notice(change: IncidentChange) -> IncidentNotice:
     return IncidentNotice(row.id, row.rule, row.kind, row.severity, row.state, row.metric, row.message, row.step)
 
 
-def _tell_points(tx: Transaction, run_id: str, attempt: int, batches: Iterable[Batch]) -> None:
+def _tell_points(tx: Transaction, run_id: str, appended: Appended) -> None:
     points = tuple(
-        PointsOf(metric, batch.writer, attempt, batch.steps, batch.times, batch.values[:, column])
-        for batch in batches
+        PointsOf(metric, batch.writer, appended.attempt, batch.steps, batch.times, batch.values[:, column])
+        for batch in appended.batches
         for column, metric in enumerate(batch.metrics)
     )
     if points:
         tx.tell(Notice("points", run_id, {}, points))
 
 
-def _tell_events(tx: Transaction, run_id: str, writer: str, attempt: int, events: Iterable[Event]) -> None:
-    for event in events:
-        body = {"writer": writer, "attempt": attempt, **shapes.event_fields(event)}
+def _tell_events(tx: Transaction, run_id: str, writer: str, appended: Appended) -> None:
+    for event in appended.events:
+        body = {"writer": writer, "attempt": appended.attempt, **shapes.event_fields(event)}
         tx.tell(Notice("event", run_id, {"event": body}))
 
 
