@@ -25,7 +25,7 @@ class Settings:
     project: str = "default"
     quiet: bool = False
     finish_timeout: float = 10.0
-    heartbeat: float = 5.0
+    heartbeat: float = 2.0
     system_interval: float = 5.0
     ship_interval: float = 0.2
     connect_timeout: float = 3.0
@@ -63,7 +63,7 @@ class Settings:
             project=project or environ.get("HOLTER_PROJECT") or "default",
             quiet=environ.get("HOLTER_QUIET", "") not in {"", "0"},
             finish_timeout=_seconds(environ, "HOLTER_FINISH_TIMEOUT", 10.0),
-            heartbeat=_seconds(environ, "HOLTER_HEARTBEAT", 5.0),
+            heartbeat=_seconds(environ, "HOLTER_HEARTBEAT", 2.0),
             system_interval=_seconds(environ, "HOLTER_SYSTEM_INTERVAL", 5.0),
         )
 

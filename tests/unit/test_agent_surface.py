@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -113,6 +114,15 @@ def test_settings_come_from_arguments_then_from_the_environment() -> None:
     assert Settings.read({}).url == "http://127.0.0.1:8787"
     with pytest.raises(ValueError, match="HOLTER_FINISH_TIMEOUT='soon' is not a number of seconds"):
         Settings.read({"HOLTER_FINISH_TIMEOUT": "soon"})
+
+
+def test_every_variable_stands_in_the_documentation() -> None:
+    """docs/agent.md lists what the agent reads, and nothing that it doesn't."""
+    root = Path(__file__).parents[2]
+    code = "".join(path.read_text() for path in (root / "agent" / "holter").glob("*.py"))
+    read = set(re.findall(r'["\(](HOLTER_[A-Z_]+)"', code))
+    table = (root / "docs" / "agent.md").read_text().partition("## Settings")[2].partition("\n## ")[0]
+    assert set(re.findall(r"`(HOLTER_[A-Z_]+)`", table)) == read
 
 
 def test_ids_sort_by_time_and_fit_an_address() -> None:
