@@ -50,7 +50,9 @@ bench: $(VENV)/.dev  ## the benchmarks that need no peer
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 docs: $(VENV)/.dev  ## write the generated pages of docs/ anew
-	$(BIN)/python docs/generate.py
+	$(BIN)/python -m holter_server.settings > docs/settings.md
+	$(BIN)/python -m holter_server.cli.reference > docs/cli.md
+	$(BIN)/python -m holter.health.document docs/health.md
 
 screenshots: $(VENV)/.dev browser  ## docs/images/, from real trainings
 	$(BIN)/python docs/screenshots.py
