@@ -13,11 +13,12 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from holter.health import KINDS, SEVERITIES, Batch, Engine, Facts, Rule, RuleSet, Transition, Vitals
 from holter.health.ruleset import Pack
 from holter.wire import dump_json
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 Series = dict[str, np.ndarray]
 Told = list[tuple[str, int | None]]
@@ -364,6 +365,7 @@ LAYOUTS = (
     ("loss", "grad_norm", "loss_scale"),
     ("loss/total", "loss/precursor"),
     ("val/easy/loss", "val/easy/token_acc"),
+    ("loss/ce", "curriculum/stage", "weighted/ce", "weighted/precursor"),
 )
 
 

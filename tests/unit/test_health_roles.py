@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from holter.health import Role, role_of
 from holter.health.patterns import Selector, matches
 from holter.health.roles import is_unstable_by_nature

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from holter.health import KINDS, Facts, RuleError, RuleSet, load_packs
 from holter.health.rules import CHECKS
 

@@ -11,6 +11,7 @@ import numpy as np
 from msgspec import Meta
 
 from holter.health.model import Action, Kind
+from holter.health.roles import Role
 from holter.health.rules.baseline import WINDOW, Baseline
 from holter.health.rules.contract import Check, FiniteSeries, FloatArray, Scan, Sign, State, number
 
@@ -22,6 +23,7 @@ Count = Annotated[int, Meta(ge=1)]
 BACK = math.log(1.2)  # "recovered" is within this of the old median, or within two deviations of a noisy series
 ZEROS_BEFORE_RESTART = 16  # a part that was switched off is a new series when it is switched on
 CHUNK = 64  # points tried at once after a suspected one
+LENIENT_FOR = 64  # points after a change of stage, until the window knows the new level
 
 
 class Episode(msgspec.Struct, array_like=True):
@@ -70,12 +72,14 @@ class Series(msgspec.Struct, array_like=True):
     accepted_before: int = 0  # `baseline.accepted` at the last suspected point
     zeros: int = 0  # in a row
     negative: bool = False  # has ever been
+    lenient: int = 0  # points to come that only the single-point thresholds apply to
     episode: Episode | None = None
 
 
 class ExcursionState(State):
     """Memory of `Excursion`."""
 
+    stage: float | None = None  # of the curriculum, as last logged
     series: dict[str, Series] = msgspec.field(default_factory=dict)
 
 
@@ -85,7 +89,8 @@ class Excursion(Check, frozen=True, kw_only=True):
     Fires on `points` values in a row above `ratio` times the median and by `z` robust deviations, or on one above
     `single_ratio` times and by `single_z`. Becomes critical once it has lasted: `critical_after` values in a row above
     `single_ratio`, or 192 in a row above `ratio`. A series that has ever been negative has no log scale and is left
-    alone. After 64 suspected points the new level becomes the baseline, while the incident keeps the old one.
+    alone. After 64 suspected points the new level becomes the baseline, while the incident keeps the old one. For 64
+    points after a change of the curriculum's stage, whose data may be harder, only the single-point thresholds apply.
     """
 
     kind: ClassVar[Kind] = "explosion"
@@ -100,12 +105,28 @@ class Excursion(Check, frozen=True, kw_only=True):
     recover_for: Count = 3
 
     def observe(self, scan: Scan, state: ExcursionState, signs: list[Sign]) -> None:
+        changes = _stage_changes(scan, state)
         for column in scan.columns:
             memory = state.series.get(scan.names[column])
             if memory is None:
                 memory = state.series[scan.names[column]] = Series(Baseline())
             if not memory.negative:
-                self._watch(scan.series(column, signs), memory)
+                self._watch_stages(scan.series(column, signs), memory, changes)
+        if changes:
+            for name in state.series.keys() - {scan.names[column] for column in scan.columns}:
+                state.series[name].lenient = LENIENT_FOR
+
+    def _watch_stages(self, series: FiniteSeries, memory: Series, changes: list[int]) -> None:
+        if not changes:
+            self._watch(series, memory)
+            return
+        rows = np.arange(len(series.values)) if series.rows is None else series.rows
+        edges = [0, *np.searchsorted(rows, changes).tolist(), len(rows)]
+        for part, (start, stop) in enumerate(pairwise(edges)):
+            if part:
+                memory.lenient = LENIENT_FOR
+            if not memory.negative:
+                self._watch(series.part(start, stop), memory)
 
     def _watch(self, series: FiniteSeries, memory: Series) -> None:
         values = series.values
@@ -123,6 +144,16 @@ class Excursion(Check, frozen=True, kw_only=True):
                 memory.zeros += stop - start
             else:
                 Positive(self, series.part(start, stop), memory).look()
+
+
+def _stage_changes(scan: Scan, state: ExcursionState) -> list[int]:
+    """Rows at which the curriculum's stage differs from that of the row before."""
+    if Role.STAGE not in scan.roles:
+        return []
+    stages = scan.values[scan.roles.index(Role.STAGE)]
+    before = np.concatenate([[stages[0] if state.stage is None else state.stage], stages[:-1]])
+    state.stage = float(stages[-1])
+    return np.flatnonzero((stages != before) & np.isfinite(stages)).tolist()
 
 
 def _give_up(series: FiniteSeries, memory: Series, index: int) -> None:
@@ -153,18 +184,27 @@ class Positive:
     def look(self) -> None:
         """In blocks as long as nothing is suspect, point by point otherwise."""
         self._after_zeros()
-        x, memory, floor = self.x, self.memory, math.log(self.check.ratio)
+        x, memory = self.x, self.memory
         at, chunk = 0, len(x)
         while at < len(x):
             if memory.episode is None and memory.streak == 0:
-                block = x[at : at + chunk]
-                taken = memory.baseline.advance(block, floor, self.check.z)
+                block = x[at : at + min(chunk, memory.lenient or chunk)]
+                taken = memory.baseline.advance(block, *self._thresholds())
+                memory.lenient = max(0, memory.lenient - taken)
                 at, chunk = at + taken, 2 * chunk
                 if taken == len(block):
                     continue
                 chunk = CHUNK
             self._point(at)
+            memory.lenient = max(0, memory.lenient - 1)
             at += 1
+
+    def _thresholds(self) -> tuple[float, float]:
+        """What a point has to exceed to be suspected: a log ratio and a number of deviations."""
+        check = self.check
+        if self.memory.lenient and check.single_ratio is not None:
+            return math.log(check.single_ratio), check.single_z
+        return math.log(check.ratio), check.z
 
     def _after_zeros(self) -> None:
         memory = self.memory
@@ -175,7 +215,7 @@ class Positive:
 
     def _point(self, index: int) -> None:
         x, memory, check = float(self.x[index]), self.memory, self.check
-        suspected = x > memory.baseline.limit(math.log(check.ratio), check.z)
+        suspected = x > memory.baseline.limit(*self._thresholds())
         memory.streak = memory.streak + 1 if suspected else 0
         if memory.episode is not None:
             self._follow(memory.episode, index)
