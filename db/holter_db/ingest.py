@@ -13,7 +13,7 @@ from holter_db.catalogue import update_catalogue
 from holter_db.errors import Conflict, NotFound
 from holter_db.schema import attempts, events, runs, segments, writers
 from holter_db.segments import encode_blocks
-from holter_db.upsert import insert_new
+from holter_db.types import Double, Words
 from holter_db.writers import register_attempt, register_writer
 
 __all__ = ["Appended", "append"]
@@ -37,11 +37,56 @@ class _Place:
     """Where a frame belongs."""
 
     run_id: str
+    position: int  # of the next segment
     newest: int
     attempt: int
+    first_step: int | None  # of the attempt
     writer_id: int
     last_seq: int
-    first_step: int | None  # of the attempt
+    dropped: int
+    known: bool  # there is already a segment with the frame's seq
+
+
+# Built once: on the way of every frame, building a statement costs more than running it.
+_RUN, _SEQ = sa.bindparam("run", type_=Words), sa.bindparam("number", type_=sa.BigInteger)
+_KEY, _NEWEST = sa.bindparam("key", type_=Words), sa.bindparam("newest", type_=sa.Integer)
+_LOCK = (
+    sa.select(runs.c.attempt, runs.c.position).where(runs.c.id == _RUN, runs.c.deleted_at.is_(None)).with_for_update()
+)
+_FIND = (
+    sa.select(
+        attempts.c.attempt,
+        attempts.c.first_step,
+        writers.c.writer_id,
+        writers.c.last_seq,
+        writers.c.dropped,
+        segments.c.seq.is_not(None).label("known"),
+    )
+    .select_from(attempts)
+    .join(writers, sa.and_(writers.c.run_id == attempts.c.run_id, writers.c.attempt == attempts.c.attempt))
+    .outerjoin(
+        segments,
+        sa.and_(
+            segments.c.run_id == writers.c.run_id, segments.c.writer_id == writers.c.writer_id, segments.c.seq == _SEQ
+        ),
+    )
+    .where(
+        attempts.c.run_id == _RUN,
+        sa.case((_KEY == "", attempts.c.attempt == _NEWEST), else_=attempts.c.key == _KEY),
+        writers.c.name == sa.bindparam("name", type_=Words),
+    )
+)
+_INSERT = sa.insert(segments)
+_ADVANCE = sa.update(runs).where(runs.c.id == _RUN).values(position=sa.bindparam("at", type_=sa.BigInteger))
+_SEEN = (
+    sa.update(writers)
+    .where(writers.c.run_id == _RUN, writers.c.writer_id == sa.bindparam("writer", type_=sa.Integer))
+    .values(
+        last_seen_at=sa.bindparam("at", type_=Double),
+        last_seq=sa.bindparam("seq", type_=sa.BigInteger),
+        dropped=sa.bindparam("gave_up", type_=sa.BigInteger),
+    )
+)
 
 
 def append(conn: Connection, run_id: str, frame: Frame, now: float) -> Appended:
@@ -61,9 +106,10 @@ def append(conn: Connection, run_id: str, frame: Frame, now: float) -> Appended:
     if seq > INT64_MAX:
         raise Conflict(f"The writer {frame.writer!r} has no sequence number left", "Use another writer's name.")
     late = place.attempt < place.newest
-    blocks = [block for block in frame.blocks if block.rows]
-    if not _insert_segment(conn, place, seq, blocks, now):
+    if place.known:
         return Appended(True, seq, place.writer_id, place.attempt, late)
+    blocks = [block for block in frame.blocks if block.rows]
+    _insert_segment(conn, place, seq, blocks, now)
     update_catalogue(conn, run_id, place.writer_id, seq, blocks)
     _insert_events(conn, place, seq, frame.events)
     _note_writer(conn, place, seq, frame, now)
@@ -74,48 +120,48 @@ def append(conn: Connection, run_id: str, frame: Frame, now: float) -> Appended:
 
 
 def _place(conn: Connection, run_id: str, frame: Frame, now: float) -> _Place:
-    """Lock the run, so that positions are given in the order of commits, and find the frame's writer."""
-    lock = sa.select(runs.c.attempt).where(runs.c.id == run_id, runs.c.deleted_at.is_(None)).with_for_update()
-    newest = conn.scalar(lock)
-    if newest is None:
+    """Lock the run, so that positions are given in the order of commits, and find the frame's writer.
+
+    Two statements: while the first waits for a lock, PostgreSQL would read the other tables as they were before.
+    """
+    run = conn.execute(_LOCK, {"run": run_id}).one_or_none()
+    if run is None:
         raise NotFound("run", run_id, "Start it with POST /api/v1/runs first.")
+    where = {"run": run_id, "newest": run.attempt, "key": frame.attempt, "name": frame.writer, "number": frame.seq}
+    found = conn.execute(_FIND, where).one_or_none()
+    if found is None:
+        where["newest"] = _register(conn, run_id, run.attempt, frame, now)
+        found = conn.execute(_FIND, where).one()
+    return _Place(run_id, position=run.position + 1, newest=where["newest"], **found._mapping)
+
+
+def _register(conn: Connection, run_id: str, newest: int, frame: Frame, now: float) -> int:
+    """Open the frame's attempt and writer; the number of the run's newest attempt."""
     attempt = newest
     if frame.attempt:
         attempt, opened = register_attempt(conn, run_id, frame.attempt, now)
         if opened:
             conn.execute(sa.update(runs).where(runs.c.id == run_id).values(attempt=attempt))
             newest = attempt
-    writer_id = register_writer(conn, run_id, attempt, frame.writer, now)
-    query = (
-        sa.select(writers.c.last_seq, attempts.c.first_step)
-        .select_from(writers)
-        .outerjoin(attempts, sa.and_(attempts.c.run_id == run_id, attempts.c.attempt == attempt))
-        .where(writers.c.run_id == run_id, writers.c.writer_id == writer_id)
-    )
-    last_seq, first_step = conn.execute(query).one()
-    return _Place(run_id, newest, attempt, writer_id, last_seq, first_step)
+    register_writer(conn, run_id, attempt, frame.writer, now)
+    return newest
 
 
-def _insert_segment(conn: Connection, place: _Place, seq: int, blocks: list[Block], now: float) -> bool:
-    key = sa.and_(segments.c.run_id == place.run_id, segments.c.writer_id == place.writer_id, segments.c.seq == seq)
-    if conn.scalar(sa.select(sa.literal(1)).where(sa.exists().where(key))):
-        return False
-    position = conn.scalar(
-        sa.update(runs).where(runs.c.id == place.run_id).values(position=runs.c.position + 1).returning(runs.c.position)
-    )
+def _insert_segment(conn: Connection, place: _Place, seq: int, blocks: list[Block], now: float) -> None:
     steps = [block.step_array() for block in blocks]
     values = {
         "run_id": place.run_id,
         "writer_id": place.writer_id,
         "seq": seq,
-        "position": position,
+        "position": place.position,
         "received_at": now,
         "points": sum(block.rows * len(block.metrics) for block in blocks),
         "first_step": min((int(array.min()) for array in steps), default=None),
         "last_step": max((int(array.max()) for array in steps), default=None),
         "payload": encode_blocks(blocks),
     }
-    return insert_new(conn, segments, values, key=("run_id", "writer_id", "seq"))
+    conn.execute(_INSERT, values)
+    conn.execute(_ADVANCE, {"run": place.run_id, "at": place.position})
 
 
 def _insert_events(conn: Connection, place: _Place, seq: int, happened: list[Event]) -> None:
@@ -139,11 +185,8 @@ def _insert_events(conn: Connection, place: _Place, seq: int, happened: list[Eve
 
 
 def _note_writer(conn: Connection, place: _Place, seq: int, frame: Frame, now: float) -> None:
-    this = sa.and_(writers.c.run_id == place.run_id, writers.c.writer_id == place.writer_id)
-    dropped = sa.case((writers.c.dropped < frame.dropped, frame.dropped), else_=writers.c.dropped)
-    conn.execute(
-        sa.update(writers).where(this).values(last_seq=max(seq, place.last_seq), last_seen_at=now, dropped=dropped)
-    )
+    values = {"at": now, "seq": max(seq, place.last_seq), "gave_up": max(frame.dropped, place.dropped)}
+    conn.execute(_SEEN, {"run": place.run_id, "writer": place.writer_id, **values})
 
 
 def _note_first_step(conn: Connection, place: _Place, writer: str, blocks: list[Block]) -> None:

@@ -157,6 +157,17 @@ def test_a_resumed_run_shadows_what_it_repeats(database: Database) -> None:
     assert (row.attempt, row.started_at) == (2, NOW + 60)
 
 
+def test_a_frame_without_an_attempt_belongs_to_the_newest(database: Database) -> None:
+    """Also where an older attempt was started without a name."""
+    with database.write() as conn:
+        run = started(conn, id="r")
+        start_run(conn, RunStart(project="denovo", id="r", attempt="b"), NOW)
+        assert append(conn, run, frame(1, {"loss": [1.0]}), NOW).attempt == 2
+        unheard = Frame(version=1, attempt="c", writer="rank0", seq=1)
+        assert append(conn, run, unheard, NOW).attempt == 3
+        assert get_run(conn, run).attempt == 3
+
+
 def test_a_savepoint_takes_one_frame_back(database: Database) -> None:
     """A submission of a group that fails leaves no trace, the others commit; the cache never shows what was undone."""
     with database.write() as conn:
