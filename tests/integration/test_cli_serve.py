@@ -44,9 +44,9 @@ def _serving(*arguments: str, **variables: str) -> Iterator[tuple[subprocess.Pop
     )
     guard = threading.Timer(90, process.kill)
     guard.start()
+    assert process.stdout is not None
     try:
         printed = ""
-        assert process.stdout is not None
         while "Holter is at " not in printed:
             line = process.stdout.readline()
             assert line, f"ended with {process.wait()}: {printed}"
@@ -55,7 +55,8 @@ def _serving(*arguments: str, **variables: str) -> Iterator[tuple[subprocess.Pop
     finally:
         guard.cancel()
         process.kill()
-        process.communicate()
+        process.wait()
+        process.stdout.close()
 
 
 def _url(printed: str) -> str:

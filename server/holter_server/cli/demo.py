@@ -115,19 +115,17 @@ def _show(console: Console, url: str, plan: Plan, webhook: str | None) -> int:
 def _train(console: Console, connection: Connection, plan: Plan, rows: list[dict[str, Any]]) -> int:
     """Train each recipe; append each run to ``rows``."""
     status = 0
-    known = {run["id"] for run in connection.all("/runs", "runs")}
     with progress_bars(console) as progress:
         for recipe in plan.recipes:
             training = start(recipe, plan, connection.url)
             try:
-                run = watch(training, connection, known, progress)
+                run = watch(training, connection, progress)
             except KeyboardInterrupt:
                 console.print("Ending the training …")
                 return INTERRUPTED
             finally:
                 training.end()
             if run is not None:
-                known.add(run["id"])
                 rows.append(run)
             if run is None or training.exit_status != 0:
                 status = FAILED

@@ -35,6 +35,7 @@ class Training:
     """One training under way. Its output goes to ``log``, so that the terminal stays readable."""
 
     recipe: str
+    arguments: list[str]
     process: subprocess.Popen[bytes]
     log: Path
 
@@ -95,15 +96,15 @@ def _config(recipe: str, examples: Path) -> str:
 
 def start(recipe: str, plan: Plan, url: str) -> Training:
     """Start a training that streams to the service at ``url``; what it leaves goes into the plan's folder."""
-    command = [sys.executable, "scripts/train_gaussian_losses.py", "--config", _config(recipe, plan.examples)]
-    command += ["--output", str(plan.folder / "checkpoints")]
+    arguments = ["--config", _config(recipe, plan.examples), "--output", str(plan.folder / recipe)]
     if plan.steps is not None:
-        command += ["--max_steps", str(plan.steps)]
+        # The curriculum shrinks with the training, or a short one would end before the losses that make it ill enter.
+        arguments += ["--max_steps", str(plan.steps), "--set", "training.curriculum_scale=auto"]
     log = plan.folder / f"{recipe}.log"
     with log.open("wb") as output:
         # A session of its own: Ctrl-C reaches this program first, which then ends the training in good order.
         process = subprocess.Popen(
-            command,
+            [sys.executable, "scripts/train_gaussian_losses.py", *arguments],
             cwd=plan.examples,
             env=_environment(url, plan.folder),
             stdin=subprocess.DEVNULL,
@@ -111,7 +112,7 @@ def start(recipe: str, plan: Plan, url: str) -> Training:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return Training(recipe, process, log)
+    return Training(recipe, arguments, process, log)
 
 
 def _environment(url: str, folder: Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ from rich.text import Text
 from holter_server.cli import incidents
 from holter_server.cli.connection import Connection
 from holter_server.cli.demo_training import Training
-from holter_server.cli.screen import number, step
+from holter_server.cli.screen import number, severity_text, step
 
 __all__ = ["progress_bars", "watch"]
 
@@ -34,18 +34,17 @@ def progress_bars(console: Console) -> Progress:
     )
 
 
-def watch(training: Training, connection: Connection, known: set[str], progress: Progress) -> dict[str, Any] | None:
-    """Follow a training to its end. Returns its run, or None when it never reached the service.
-
-    ``known`` has the ids of the runs that were there before; the one that is not among them is this training's.
-    """
+def watch(training: Training, connection: Connection, progress: Progress) -> dict[str, Any] | None:
+    """Follow a training to its end. Returns its run, or None when it never reached the service."""
     task = progress.add_task(training.recipe, total=None, note="starting")
-    shown: dict[str, str] = {}
+    if not progress.console.is_terminal:  # where a bar is drawn only at its end
+        progress.console.print(f"Training {training.recipe}; its output is in {training.log}")
+    shown: dict[str, tuple[str, str]] = {}
     run: dict[str, Any] | None = None
     deadline = None
     while True:
         ended = training.ended  # asked before the look, so that the last look comes after the end
-        run = _find(connection, known) if run is None else connection.get(f"/runs/{run['id']}")["run"]
+        run = _find(connection, training) if run is None else connection.get(f"/runs/{run['id']}")["run"]
         if run is not None:
             _advance(progress, task, connection, run)
             _tell(progress.console, connection, run, shown)
@@ -57,25 +56,32 @@ def watch(training: Training, connection: Connection, known: set[str], progress:
         time.sleep(_LOOK_EVERY)
 
 
-def _find(connection: Connection, known: set[str]) -> dict[str, Any] | None:
-    runs = connection.get("/runs", limit=20)["runs"]
-    return next((run for run in runs if run["id"] not in known), None)
+def _find(connection: Connection, training: Training) -> dict[str, Any] | None:
+    """Other trainings may stream to this address, too; this one's command names a folder that no other one has."""
+    for run in connection.get("/runs", limit=50)["runs"]:
+        if run["environment"].get("command", [])[-len(training.arguments) :] == training.arguments:
+            return dict(run)
+    return None
 
 
 def _advance(progress: Progress, task: TaskID, connection: Connection, run: dict[str, Any]) -> None:
     metrics = {metric["name"]: metric for metric in connection.get(f"/runs/{run['id']}/metrics")["metrics"]}
     note = f"loss {number(metrics['loss/total']['last'])}" if "loss/total" in metrics else ""
-    progress.update(task, total=run["planned_steps"], completed=run["last_step"] or 0, note=note)
+    done = 0 if run["last_step"] is None else run["last_step"] + 1  # steps count from 0
+    progress.update(task, total=run["planned_steps"], completed=done, note=note)
 
 
-def _tell(console: Console, connection: Connection, run: dict[str, Any], shown: dict[str, str]) -> None:
-    """Print the incidents that are new, whole, and those that are over, in a line."""
+def _tell(console: Console, connection: Connection, run: dict[str, Any], shown: dict[str, tuple[str, str]]) -> None:
+    """Print the incidents that are new, whole; and those that grew worse or are over, in a line."""
     for incident in reversed(connection.get("/incidents", run=run["id"], limit=200)["incidents"]):
-        before = shown.get(incident["id"])
-        if before is None:
-            console.print(Padding(incidents.block(incident), (1, 0, 1, 2), expand=False))
-        elif incident["state"] == "resolved" and before != "resolved":
-            at = incident.get("resolved_step")
+        state, severity = shown.get(incident["id"], ("", ""))
+        name = f"{incident['rule']} ({incident['metric'] or run['name']})"
+        if not state:
+            console.print(Padding(incidents.block(incident, of=run["name"]), (1, 0, 0, 2), expand=False))
+        elif incident["state"] == "resolved" and state != "resolved":
+            at = incident["resolved_step"]
             where = "" if at is None else f" at step {step(at)}"
-            console.print(Text(f"  resolved{where}: {incident['rule']} ({incident['metric'] or 'run'})", style="dim"))
-        shown[incident["id"]] = incident["state"]
+            console.print(Text(f"\n  over{where}: {name}", style="dim"))
+        elif incident["severity"] != severity:
+            console.print(Text.assemble("\n  ", severity_text(incident["severity"]), f" now: {name}"))
+        shown[incident["id"]] = (incident["state"], incident["severity"])

@@ -14,10 +14,10 @@ from holter_server.cli.screen import severity_text, step
 __all__ = ["block", "line"]
 
 
-def block(incident: dict[str, Any]) -> RenderableType:
-    """The whole incident, with its advice. Takes an incident as the API gives it."""
+def block(incident: dict[str, Any], *, of: str = "") -> RenderableType:
+    """The whole incident, as the API gives it, with its advice; ``of`` names its run where that is not clear."""
     head = Text.assemble(severity_text(incident["severity"]), "  ", (incident["message"], "bold"))
-    parts: list[RenderableType] = [head, Padding(Text(_where(incident), style="dim"), (0, 0, 0, 2), expand=False)]
+    parts: list[RenderableType] = [head, Padding(Text(_where(incident, of), style="dim"), (0, 0, 0, 2), expand=False)]
     if incident.get("advice"):
         advice = Table.grid(padding=(0, 1, 0, 0))
         advice.add_row("→", Text(incident["advice"].strip()))
@@ -34,8 +34,9 @@ def line(incident: dict[str, Any]) -> Text:
     )
 
 
-def _where(incident: dict[str, Any]) -> str:
-    parts = [f"rule {incident['rule']}"]
+def _where(incident: dict[str, Any], of: str) -> str:
+    parts = [of] if of else []
+    parts.append(f"rule {incident['rule']}")
     if incident.get("metric"):
         parts.append(incident["metric"])
     if incident.get("writer") and incident["writer"] != "rank0":

@@ -50,11 +50,11 @@ def runs(
     if not page["runs"]:
         stderr().print(_nothing_found(any((project, state, health, tag, search))))
         return
-    table = plain_table("run", "project/name", "state", "health", "step", "seen", flexible=("project/name",))
+    table = plain_table("run", "project/name", "state", "health", "step", "seen ago", flexible=("project/name",))
     for run in page["runs"]:
         table.add_row(
             run["id"],
-            f"{run['project']}/{run['name']}",
+            Text(f"{run['project']}/{run['name']}", no_wrap=True, overflow="ellipsis"),
             state_text(run["state"]),
             health_text(run["health"], run.get("open_incidents")),
             _progress(run),
@@ -101,7 +101,7 @@ def _nothing_found(filtered: bool) -> str:
 def _progress(run: dict[str, Any]) -> str:
     if run["last_step"] is None or not run.get("planned_steps"):
         return step(run["last_step"])
-    return f"{step(run['last_step'])} / {step(run['planned_steps'])}"
+    return f"{step(run['last_step'])}/{step(run['planned_steps'])}"
 
 
 def _facts(run: dict[str, Any]) -> Table:
@@ -143,7 +143,7 @@ def _flat(config: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def _metric_table(metrics: list[dict[str, Any]]) -> Table:
-    numeric = ("last", "min", "max", "step", "points", "non-finite")
+    numeric = ("last", "min", "max", "step", "points", "NaN/Inf")
     table = plain_table("metric", *numeric, right=numeric, flexible=("metric",))
     for metric in metrics:
         table.add_row(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
-from typing import Any
+from typing import IO, Any, Literal, TextIO, cast
 
 from rich.console import Console
 from rich.table import Table
@@ -53,8 +54,27 @@ def stderr() -> Console:
 
 def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
-    return Console(stderr=stderr, highlight=False, width=width)
+    if stream.isatty():
+        return Console(file=stream, highlight=False)
+    width = None if "COLUMNS" in os.environ else PIPE_WIDTH
+    return Console(file=cast(IO[str], _Trimmed(stream)), highlight=False, width=width)
+
+
+class _Trimmed:
+    """A stream for files and pipes: Rich fills lines with spaces, which nobody wants there."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.encoding = stream.encoding
+
+    def write(self, text: str) -> int:
+        return self._stream.write(re.sub(r" +(?=\n)", "", text))
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return False
 
 
 def print_json(value: Any) -> None:
@@ -63,12 +83,14 @@ def print_json(value: Any) -> None:
 
 
 def plain_table(*columns: str, right: tuple[str, ...] = (), flexible: tuple[str, ...] = ()) -> Table:
-    """A table without lines. Columns in ``flexible`` give way when the terminal is narrow, the others never."""
+    """A table without lines. On a narrow terminal columns in ``flexible`` give way.
+
+    The others stay whole, so that ids and numbers can be read and copied at any width.
+    """
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for column in columns:
-        narrow = column not in flexible
-        justify = "right" if column in right else "left"
-        table.add_column(column, justify=justify, no_wrap=narrow, overflow="fold")  # type: ignore[arg-type]
+        justify: Literal["left", "right"] = "right" if column in right else "left"
+        table.add_column(column, justify=justify, no_wrap=column not in flexible, overflow="fold")
     return table
 
 
@@ -112,11 +134,11 @@ def ago(moment: float | None, now: float | None = None) -> str:
     """How long ago ``moment`` (seconds, UTC) was.
 
     >>> ago(1000.0, now=1007.0), ago(1000.0, now=8300.0), ago(None)
-    ('7 s ago', '2 h ago', '–')
+    ('7 s', '2 h', '–')
     """
     if moment is None:
         return "–"
-    return f"{duration((time.time() if now is None else now) - moment)} ago"
+    return duration((time.time() if now is None else now) - moment)
 
 
 def duration(seconds: float) -> str:

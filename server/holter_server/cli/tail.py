@@ -20,7 +20,8 @@ from holter_server.cli.screen import number, state_text, stdout, step
 __all__ = ["tail"]
 
 _ENDED = ("finished", "failed", "stopped")
-_COLUMN = 12  # characters; fits -1.2346e-05 and a gap
+_NARROWEST, _WIDEST = 11, 20  # characters of a column: -1.2346e-05, and a name that is still shown whole
+_GAP = 2
 _HEADER_EVERY = 20  # lines
 
 
@@ -104,18 +105,33 @@ class _Lines:
             self._console.print(state_text(look["state"]))
 
     def _values(self, at_step: int, values: dict[str, Any]) -> None:
-        fitting = max(1, (self._console.width - _COLUMN) // _COLUMN)
-        columns = sorted(values, key=_importance)[:fitting]
+        columns = _fitting(sorted(values, key=_importance), self._console.width)
         if columns != self._columns or self._printed % _HEADER_EVERY == 0:
             self._columns = columns
-            heads = "".join(f"{_short(name):>{_COLUMN}}" for name in columns)
-            self._console.print(Text(f"{'step':>{_COLUMN}}{heads}", style="dim"))
-        row = Text(f"{step(at_step):>{_COLUMN}}")
+            heads = "".join(f"{_short(name):>{_width(name)}}" for name in columns)
+            self._console.print(Text(f"{'step':>{_NARROWEST}}{heads}", style="dim"))
+        row = Text(f"{step(at_step):>{_NARROWEST}}")
         for name in columns:
             value = values[name]
-            row.append(f"{number(value):>{_COLUMN}}", style="bold red" if isinstance(value, str) else "")
+            row.append(f"{number(value):>{_width(name)}}", style="bold red" if isinstance(value, str) else "")
         self._console.print(row, no_wrap=True)
         self._printed += 1
+
+
+def _fitting(names: list[str], width: int) -> list[str]:
+    """The first of ``names`` that fit beside the step, at least one."""
+    used = _NARROWEST + _width(names[0])
+    count = 1
+    for name in names[1:]:
+        used += _width(name)
+        if used > width:
+            break
+        count += 1
+    return names[:count]
+
+
+def _width(name: str) -> int:
+    return max(_NARROWEST, min(len(name), _WIDEST)) + _GAP
 
 
 def _importance(name: str) -> tuple[int, str]:
@@ -127,4 +143,4 @@ def _importance(name: str) -> tuple[int, str]:
 
 
 def _short(name: str) -> str:
-    return name if len(name) < _COLUMN else f"…{name[-(_COLUMN - 2) :]}"
+    return name if len(name) <= _WIDEST else f"…{name[-(_WIDEST - 1) :]}"
