@@ -58,9 +58,13 @@ class Service:
         self.post(f"/runs/{run}/points", {"points": points, "events": events or []})
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium as Debian installs it: there is no test of the page without it."""
+    """Chromium as Debian installs it: there is no test of the page without it.
+
+    Not for the whole session: while playwright is up, its event loop runs in this thread, and `asyncio.run` of any
+    other test would be refused.
+    """
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser
