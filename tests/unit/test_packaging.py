@@ -86,8 +86,8 @@ def test_every_file_of_the_four_packages_is_in_the_wheel(wheel: Path) -> None:
     "pattern",
     [
         "holter_web/static/index.html",
-        "holter_web/static/*.js",
-        "holter_web/static/*.css",
+        "holter_web/static/js/*.js",
+        "holter_web/static/css/*.css",
         "holter/health/packs/*.yaml",
         "holter_db/migrations/env.py",
         "holter_db/migrations/versions/*.py",
@@ -135,12 +135,10 @@ def test_the_agent_alone_says_what_the_command_line_needs(alone: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_the_public_names_of_the_wheel(complete: Path) -> None:
-    """What users type is what the documentation promises."""
-    done = _run(complete, "python", "-c", "import holter; print(*sorted(holter.__all__))")
+def test_every_public_name_of_the_wheel_can_be_had(complete: Path) -> None:
+    """Some are loaded only when asked for, which would hide a module that the wheel lacks."""
+    done = _run(complete, "python", "-c", "import holter; [getattr(holter, name) for name in holter.__all__]")
     assert done.returncode == 0, done.stderr
-    promised = {"init", "log", "finish", "run", "Client"}
-    assert promised <= set(done.stdout.split())
 
 
 def test_the_packaged_pieces_are_found_at_run_time(complete: Path) -> None:
