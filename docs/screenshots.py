@@ -32,7 +32,7 @@ WIDE = {"width": 1440, "height": 1500}
 PHONE = {"width": 390, "height": 844}
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-sync"]
 DRAWN_MS = 60_000
-SETTLE_S = 3.0  # for the charts below the fold of the picture
+SETTLE_S = 5.0  # for the charts below the fold of the picture
 DEADLINE_S = 900.0
 
 log = logging.getLogger("screenshots")
@@ -81,7 +81,8 @@ class Studio:
         context = self.browser.new_context(**options)
         page = context.new_page()
         page.goto(self.url + address)
-        page.wait_for_selector("path.js-line" if address.startswith("/runs/") else "tbody tr", timeout=DRAWN_MS)
+        drawn = "path.js-line" if address.startswith("/runs/") else "tbody tr"
+        page.wait_for_selector(drawn, state="attached", timeout=DRAWN_MS)
         time.sleep(SETTLE_S)
         page.screenshot(path=self.out / f"{image}.png", clip=clip, timeout=DRAWN_MS)  # type: ignore[arg-type]
         context.close()
@@ -110,7 +111,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images", help="folder for the images")
     parser.add_argument("--chromium", default="/usr/bin/chromium", help="the browser's program")
     options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    log.setLevel(logging.INFO)
     options.out.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="holter-screenshots-") as name,
