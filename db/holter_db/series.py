@@ -152,7 +152,7 @@ def iter_points(
 
     The connection must stay open while the pieces are read.
     """
-    about = select_writers(conn, run_id)
+    about = _writers_of(conn, run_id)
     for writer_id, (writer, attempt, rank) in about.items():
         for rows in _pages(conn, run_id, writer_id, segments_per_chunk):
             pieces: dict[str, list[Points]] = {}
@@ -167,7 +167,7 @@ def iter_points(
                 yield PointChunk(attempt, writer, rank, metric, *columns)
 
 
-def select_writers(conn: Connection, run_id: str) -> dict[int, tuple[str, int, int | None]]:
+def _writers_of(conn: Connection, run_id: str) -> dict[int, tuple[str, int, int | None]]:
     """writer_id → (name, attempt, rank), in the order in which the writers appeared."""
     query = (
         sa.select(writers.c.writer_id, writers.c.name, writers.c.attempt, writers.c.rank)
@@ -194,7 +194,7 @@ def _pages(conn: Connection, run_id: str, writer_id: int, size: int) -> Iterator
 
 
 def _load(conn: Connection, run_id: str, patterns: Sequence[str], wanted: Sequence[str] | None) -> list[Series]:
-    about = select_writers(conn, run_id)
+    about = _writers_of(conn, run_id)
     query = sa.select(series.c.writer_id, series.c.metric, series.c["count"]).where(series.c.run_id == run_id)
     rows = conn.execute(query).all()
     keys: list[SeriesKey] = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -324,3 +325,41 @@ def test_any_order_and_repetition_stores_the_same(database: Database, dialect: s
 def test_any_order_and_repetition_stores_the_same_on_postgresql(database: Database, dialect: str, both: tuple) -> None:
     """The same on PostgreSQL."""
     check_any_order(database, *both)
+
+
+def test_two_servers_append_side_by_side(database: Database, database_url: str) -> None:
+    """Two processes' worth of writers on one run: each segment once, positions without a tie, a reader in between."""
+    with database.write() as conn:
+        run = started(conn)
+    other = Database.open(database_url)
+    troubles: list[BaseException] = []
+
+    def write(store: Database, writer: str) -> None:
+        try:
+            for seq in range(1, 16):
+                sent = frame(seq, {"loss": [float(seq)]}, start=seq)
+                with store.write() as conn:
+                    append(conn, run, Frame(version=1, attempt="", writer=writer, seq=seq, blocks=sent.blocks), NOW)
+                with store.read() as conn:
+                    mine = read_series(conn, run, ["loss"], writers=[writer])
+                    assert mine[0].count >= seq
+        except BaseException as trouble:  # noqa: BLE001 - a thread's exception is told by the test, whatever it is
+            troubles.append(trouble)
+
+    threads = [
+        threading.Thread(target=write, args=(store, writer))
+        for store in (database, other)
+        for writer in ("rank0", "shared")
+    ]
+    threads += [threading.Thread(target=write, args=(other, "rank1"))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not troubles
+    with other.read() as conn:
+        positions = conn.scalars(sa.text("SELECT position FROM segments WHERE run_id = :run"), {"run": run}).all()
+        counts = {metric.writer: metric.count for metric in catalogue(conn, run)[0].series}
+    other.close()
+    assert sorted(positions) == list(range(1, 46))
+    assert counts == {"rank0": 15, "rank1": 15, "shared": 15}
