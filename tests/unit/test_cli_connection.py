@@ -80,11 +80,19 @@ def test_text_where_json_should_be_is_not_holter(url: str, answers: Answers) -> 
 
 def test_the_service_s_own_message_and_hint_are_shown(url: str, answers: Answers) -> None:
     """The service says best what is wrong."""
-    error = {"type": "run_not_found", "message": "There is no run 'x'", "hint": "List the runs"}
-    answers["/api/v1/runs/x"] = (404, {"error": error})
+    error = {"type": "conflict", "message": "Two runs begin with 'x'", "hint": "Give more of the id"}
+    answers["/api/v1/runs/x"] = (409, {"error": error})
     result = CliRunner().invoke(app, ["show", "x", "--url", url])
     assert result.exit_code == 1
-    assert result.stderr.splitlines() == ["Error: There is no run 'x'", "  List the runs"]
+    assert result.stderr.splitlines() == ["Error: Two runs begin with 'x'", "  Give more of the id"]
+
+
+def test_a_hint_about_rest_becomes_one_about_commands(url: str, answers: Answers) -> None:
+    """Nobody at a terminal wants to GET something."""
+    error = {"type": "run_not_found", "message": "There is no run 'x'", "hint": "List them: GET /api/v1/runs"}
+    answers["/api/v1/runs/x"] = (404, {"error": error})
+    result = CliRunner().invoke(app, ["show", "x", "--url", url])
+    assert result.stderr.splitlines() == ["Error: There is no run 'x'", "  holter runs lists them"]
 
 
 @pytest.mark.parametrize("status", [401, 403])

@@ -14,6 +14,8 @@ from holter_server.cli.failure import Failure
 __all__ = ["DEFAULT_URL", "AsJson", "Connection", "Run", "Token", "Url"]
 
 DEFAULT_URL = "http://127.0.0.1:8787"
+# The service's own hints name REST calls; at a terminal these help more.
+_HINTS = {"run_not_found": "holter runs lists them", "webhook_not_found": "holter webhook list shows them"}
 _PATIENCE = urllib3.Timeout(connect=5, read=60)  # seconds
 
 Url = Annotated[str, typer.Option("--url", envvar="HOLTER_URL", help="Address of the service.")]
@@ -148,4 +150,5 @@ def _message(body: bytes) -> str | None:
 
 
 def _hint(body: bytes) -> str:
-    return str(_error(body).get("hint") or "")
+    error = _error(body)
+    return _HINTS.get(str(error.get("type"))) or str(error.get("hint") or "")

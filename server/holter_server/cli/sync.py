@@ -50,7 +50,7 @@ def _ship(paths: list[Path], url: str, token: str | None, patience: float) -> Sy
                 on_progress=lambda spool, shipped: status.update(f"{spool.start.id}: {shipped.points:,} points"),
             )
     except SpoolError as error:
-        raise Failure(str(error), "Offline recordings are in ./.holter, or where HOLTER_DIR says") from None
+        raise Failure(error.message, "Offline recordings are in ./.holter, or where HOLTER_DIR says") from None
     except ValueError as error:
         raise Failure(str(error)) from None
 
