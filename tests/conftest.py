@@ -15,8 +15,13 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import settings
 
 from holter_db.database import Database
+
+# Machines are shared and noisy: how long an example takes says nothing.
+settings.register_profile("holter", deadline=None)
+settings.load_profile("holter")
 
 _numbers = itertools.count(1)
 

@@ -312,7 +312,7 @@ def arrivals(draw: st.DrawFn) -> tuple[list[Frame], list[Frame]]:
 
 
 @pytest.mark.parametrize("dialect", ["sqlite"], indirect=False)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(arrivals())
 def test_any_order_and_repetition_stores_the_same(database: Database, dialect: str, both: tuple) -> None:
     """Interleaved, late, repeated: points, catalogue and shadows are those of the orderly delivery."""
@@ -320,7 +320,7 @@ def test_any_order_and_repetition_stores_the_same(database: Database, dialect: s
 
 
 @pytest.mark.parametrize("dialect", ["postgresql"], indirect=False)
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(arrivals())
 def test_any_order_and_repetition_stores_the_same_on_postgresql(database: Database, dialect: str, both: tuple) -> None:
     """The same on PostgreSQL."""
