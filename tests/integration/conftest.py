@@ -88,7 +88,7 @@ class Client:
 
     def ship(self, run: str, frame: wire.Frame) -> Any:
         """Send a frame as the agent does."""
-        body = gzip.compress(wire.encode_frame(frame))
+        body = gzip.compress(wire.encode_frame(frame), 1)
         answer = self.call(
             "POST", f"/runs/{run}/frames", body, Content_Type=wire.FRAME_MEDIA_TYPE, Content_Encoding="gzip"
         )
