@@ -25,6 +25,7 @@ __all__ = ["POINTS_PER_TRACE_MAX", "Axis", "SeriesLike", "build_figure", "list_f
 
 POINTS_PER_TRACE_MAX = 2_000  # SVG stays smooth up to about here
 _MARKERS_MAX = 100  # non-finite markers per series; a run that ends in NaN has one for every step
+LOG_FORMAT = "~g"
 _SPARSE = 60  # series with fewer points show them
 
 # Where a non-finite value stands on the overlaid axis, its symbol and its name.
@@ -335,6 +336,8 @@ def _layout(name: str, axis: Axis, look: Theme, bands: Sequence[Band], *, log_y:
             **line,
             "type": "log" if log_y else "linear",
             "nticks": 6,
+            # Without a format plotly writes "2" and "5" between the decades in place of 20 and 50.
+            "tickformat": LOG_FORMAT if log_y else "",
             "exponentformat": "power",
             "automargin": False,
         },

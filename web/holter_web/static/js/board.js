@@ -40,6 +40,8 @@ export class ChartBoard {
     this.observer = new IntersectionObserver((entries) => entries.forEach((entry) => this.#seen(entry)), { rootMargin: `${MARGIN}px 0px` });
     this.changed = throttle(() => this.#each((chart) => chart.refetch()), 1500);
     this.relist = throttle(() => this.#list().catch(() => {}), 2000);
+    this.wake = () => document.hidden || this.#each((chart) => chart.wake());
+    document.addEventListener("visibilitychange", this.wake);
     this.offTheme = onTheme(() => this.#each((chart) => chart.refetch()));
   }
 
@@ -49,6 +51,7 @@ export class ChartBoard {
 
   stop() {
     this.observer.disconnect();
+    document.removeEventListener("visibilitychange", this.wake);
     this.offTheme();
     this.changed.cancel();
     this.relist.cancel();

@@ -26,7 +26,7 @@ export class Chart {
     this.title = el("h3");
     this.legend = new Legend((series, shown) => this.#toggle(series, shown));
     this.wide = el("button", { class: "icon-button", "aria-label": "Widen", title: "Widen", "aria-pressed": "false", onclick: () => this.#widen() }, "⤢");
-    this.plot = el("div", { class: "plot" });
+    this.plot = el("div", { class: "plot", role: "img" });
     this.note = el("p", { class: "plot-note muted", hidden: true });
     this.root = el("figure", { class: "card chart" }, el("figcaption", {}, this.title, this.legend.root, this.wide), this.plot, this.note);
     this.refetch = () => {
@@ -42,6 +42,7 @@ export class Chart {
     this.figure = figure;
     this.metrics = new Set(figure.metrics);
     setText(this.title, figure.title);
+    this.plot.setAttribute("aria-label", `Chart of ${figure.metrics.join(", ")}`);
     this.root.dataset.figure = figure.name;
     if (grown) this.refetch();
   }
@@ -56,6 +57,10 @@ export class Chart {
   see(visible) {
     this.#visible = visible;
     if (visible && this.#stale) this.#fetchSoon();
+  }
+
+  wake() {
+    if (this.#stale) this.#fetchSoon();
   }
 
   #fetchSoon() {
@@ -109,7 +114,7 @@ export class Chart {
     Object.assign(layout, { showlegend: false, height: this.#height, autosize: true });
     // The page has the legend and the title; above the curve stand only the names of stages.
     layout.yaxis.fixedrange = true;
-    layout.yaxis.type = this.board.log ? "log" : "linear";
+    Object.assign(layout.yaxis, this.#scale);
     layout.dragmode = touch ? false : "zoom";
     this.meta = layout.meta;
     const range = this.#range();
@@ -172,15 +177,20 @@ export class Chart {
     this.refetch();
   }
 
+  get #scale() {
+    return this.board.log ? { type: "log", tickformat: "~g" } : { type: "linear", tickformat: "" };
+  }
+
   setLog() {
-    if (this.#drawn) window.Plotly.relayout(this.plot, { "yaxis.type": this.board.log ? "log" : "linear" });
+    if (this.#drawn) window.Plotly.relayout(this.plot, { "yaxis.type": this.#scale.type, "yaxis.tickformat": this.#scale.tickformat });
   }
 
   // --- live ------------------------------------------------------------------------------------------------------
 
   extend(piece) {
     if (!this.metrics.has(piece.metric)) return;
-    if (!this.#visible || !this.#drawn) {
+    // A tab in the background draws nothing; it asks for the whole picture when it is looked at again.
+    if (!this.#visible || !this.#drawn || document.hidden) {
       this.#stale = true;
       if (this.#loading) this.#waiting.push(piece);
       return;

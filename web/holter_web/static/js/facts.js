@@ -4,7 +4,7 @@ import { el, fill } from "./dom.js";
 import { plural } from "./format.js";
 
 export function configPanel(title, tree) {
-  const rows = flatten(tree ?? {});
+  const rows = flatten(tree ?? {}).map(({ key, value }) => ({ key, text: text(value) }));
   if (!rows.length) return null;
   const body = el("tbody");
   const search = el("input", { type: "search", placeholder: `Search ${title.toLowerCase()}`, "aria-label": `Search ${title.toLowerCase()}`, oninput: draw });
@@ -28,13 +28,14 @@ function keyCell(key) {
   return [cut ? el("span", { class: "muted" }, key.slice(0, cut)) : null, key.slice(cut)];
 }
 
-function flatten(value, path = "") {
+// [{key: "optimizer.lr", value: 0.001}, …]
+export function flatten(value, path = "") {
   if (value !== null && typeof value === "object" && !Array.isArray(value)) {
     const entries = Object.entries(value);
     if (entries.length) return entries.flatMap(([key, item]) => flatten(item, path ? `${path}.${key}` : key));
-    return path ? [{ key: path, text: "{}" }] : [];
+    return path ? [{ key: path, value: "{}" }] : [];
   }
-  return [{ key: path, text: text(value) }];
+  return [{ key: path, value }];
 }
 
 function text(value) {

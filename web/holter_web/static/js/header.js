@@ -49,6 +49,7 @@ export class RunHeader {
   show(run) {
     this.run = run;
     setText(this.project, run.project);
+    this.project.href = `/?project=${encodeURIComponent(run.project)}`;
     setText(this.name, run.name || run.id);
     showState(this.state, run.state);
     showHealth(this.health, run.health);

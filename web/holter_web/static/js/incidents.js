@@ -1,7 +1,8 @@
 // The incidents of a run, worst first: what happened with its numbers, and what to do about it.
 
 import { post } from "./api.js";
-import { el, fill } from "./dom.js";
+import { el, fill, setText } from "./dom.js";
+import { flatten } from "./facts.js";
 import { clock, integer, number } from "./format.js";
 import { notice } from "./notice.js";
 
@@ -10,7 +11,7 @@ const UNFOLDED = 3;
 
 export class IncidentPanel {
   #incidents = new Map();
-  #unfolded = new Set(); // by hand
+  #cards = new Map(); // incident id → {node, text}
 
   constructor() {
     this.title = el("h2");
@@ -29,9 +30,8 @@ export class IncidentPanel {
   }
 
   reveal(id) {
-    this.#unfolded.add(id);
-    this.#draw();
-    const card = document.getElementById(`incident-${id}`);
+    const card = this.#cards.get(id)?.node;
+    if (card) card.open = true;
     card?.scrollIntoView({ block: "center", behavior: "smooth" });
     card?.focus({ preventScroll: true });
   }
@@ -40,10 +40,28 @@ export class IncidentPanel {
     const sorted = [...this.#incidents.values()].sort(worstFirst);
     const open = sorted.filter((incident) => incident.state !== "resolved");
     this.root.hidden = sorted.length === 0;
-    fill(this.title, open.length ? `${open.length} open incident${open.length > 1 ? "s" : ""}` : "No open incidents");
-    const unfolded = new Set([...open.slice(0, UNFOLDED).map(({ id }) => id), ...this.#unfolded]);
-    fill(this.list, sorted.map((incident) => incidentCard(incident, { unfolded: unfolded.has(incident.id), changed: (now) => this.apply(now) })));
+    setText(this.title, open.length ? `${open.length} open incident${open.length > 1 ? "s" : ""}` : "No open incidents");
+    const unfolded = new Set(open.slice(0, UNFOLDED).map(({ id }) => id));
+    fill(this.list, sorted.map((incident) => this.#card(incident, unfolded.has(incident.id))));
   }
+
+  // A card that says the same as before stays as it is, and one that changed stays as folded as the reader left it.
+  #card(incident, unfolded) {
+    const text = JSON.stringify(incident);
+    const known = this.#cards.get(incident.id);
+    if (known?.text === text) return known.node;
+    const node = incidentCard(incident, { unfolded, changed: (now) => this.apply(now) });
+    if (known) copyFolds(known.node, node);
+    this.#cards.set(incident.id, { node, text });
+    return node;
+  }
+}
+
+function copyFolds(from, to) {
+  const [before, after] = [from, to].map((card) => [card, ...card.querySelectorAll("details")]);
+  after.forEach((details, index) => {
+    if (before[index]) details.open = before[index].open;
+  });
 }
 
 function worstFirst(a, b) {
@@ -61,7 +79,7 @@ export function incidentCard(incident, { unfolded = true, changed, place = null 
     "div",
     { class: "incident-body" },
     incident.advice ? el("p", { class: "advice" }, el("span", { class: "advice-label" }, "What to do"), incident.advice) : null,
-    el("div", { class: "incident-foot" }, facts(incident), acknowledge(incident, changed)),
+    el("div", { class: "incident-foot" }, el("div", {}, facts(incident), evidence(incident)), acknowledge(incident, changed)),
   );
   return el(
     "details",
@@ -91,6 +109,7 @@ function facts(incident) {
     ["kind", incident.kind],
     ["metric", incident.metric],
     ["writer", incident.writer],
+    ["condition", incident.evidence?.formula],
     ["value", incident.value === null || incident.value === undefined ? null : number(incident.value)],
     ["threshold", incident.threshold === null || incident.threshold === undefined ? null : number(incident.threshold)],
     ["baseline", incident.baseline === null || incident.baseline === undefined ? null : number(incident.baseline)],
@@ -101,6 +120,18 @@ function facts(incident) {
     { class: "pairs" },
     pairs.filter(([, value]) => value !== null && value !== undefined && value !== "").map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))),
   );
+}
+
+function evidence({ evidence: found }) {
+  const rows = flatten(found ?? {}).filter(({ key }) => key !== "formula");
+  if (!rows.length) return null;
+  const lines = rows.map(({ key, value }) => el("tr", {}, el("th", { scope: "row" }, key), el("td", {}, valueText(value))));
+  return el("details", { class: "evidence" }, el("summary", {}, "Evidence"), el("table", { class: "facts-table" }, el("tbody", {}, lines)));
+}
+
+function valueText(value) {
+  if (typeof value === "number") return Number.isInteger(value) ? String(value) : number(value);
+  return Array.isArray(value) ? value.map(valueText).join(", ") : String(value);
 }
 
 function acknowledge(incident, changed) {

@@ -13,6 +13,7 @@ import { notice } from "./notice.js";
 import { Timeline } from "./timeline.js";
 
 const EVENTS_SHOWN = 500;
+const RETRY_MS = 3000;
 
 export function runView({ main, live, setTitle }, id) {
   const view = new RunView(live, setTitle, id);
@@ -42,7 +43,7 @@ class RunView {
 
   async start() {
     this.timer = setInterval(() => this.header.tick(), 1000);
-    await this.load();
+    while (!(await this.load()) && !this.#stopped) await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
     if (this.#stopped || !this.run) return;
     // The topic is named by the run's full id; the address may hold a prefix of it.
     this.unsubscribe = this.live.subscribe({ topic: "run", run: this.run.id }, (message) => this.hear(message));
@@ -56,6 +57,7 @@ class RunView {
     this.board.stop();
   }
 
+  // True when there is nothing to try again: the run is shown, or there is no such run.
   async load() {
     const path = runPath(this.id);
     try {
@@ -65,7 +67,7 @@ class RunView {
         get(`${path}/events`, { limit: EVENTS_SHOWN }),
         get(`${path}/commands`),
       ]);
-      if (this.#stopped) return;
+      if (this.#stopped) return true;
       fill(this.message);
       this.incidents.set(incidents);
       this.events.set(events);
@@ -75,8 +77,10 @@ class RunView {
       this.show(run);
       this.body.hidden = false;
       await this.board.load(run);
+      return true;
     } catch (error) {
       if (!this.#stopped) fill(this.message, notice(error));
+      return error.status >= 400 && error.status < 500;
     }
   }
 

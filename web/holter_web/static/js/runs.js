@@ -55,7 +55,22 @@ class RunsView {
     return { q: this.search.value.trim(), project: this.project.value, state: this.state.value, health: this.health.value };
   }
 
+  // The address holds the filters, so that a view can be kept and shared.
+  #readAddress() {
+    const query = new URLSearchParams(location.search);
+    const project = query.get("project") ?? "";
+    if (project) this.project.append(el("option", { value: project }, project));
+    this.search.value = query.get("q") ?? "";
+    for (const [control, name] of [[this.project, "project"], [this.state, "state"], [this.health, "health"]]) control.value = query.get(name) ?? "";
+  }
+
+  #writeAddress() {
+    const query = new URLSearchParams(Object.entries(this.filter).filter(([, value]) => value));
+    history.replaceState(null, "", query.size ? `/?${query}` : "/");
+  }
+
   start() {
+    this.#readAddress();
     this.load();
     this.loadProjects();
     this.unsubscribe = this.live.subscribe({ topic: "runs" }, (message) => this.hear(message));
@@ -77,6 +92,7 @@ class RunsView {
 
   async load(cursor = null) {
     const asked = ++this.#asked;
+    this.#writeAddress();
     let answer;
     try {
       answer = await get("/runs", { ...this.filter, limit: PAGE, cursor });
