@@ -33,7 +33,7 @@ __all__ = ["ApiError", "CatchFaults", "Overloaded", "ServiceError", "api_error",
 log = logging.getLogger("holter.server")
 
 NOT_FOUND_HINTS = {
-    "run": "List the runs: GET /api/v1/runs",
+    "run": "Start it with POST /api/v1/runs, or list what there is with GET /api/v1/runs",
     "incident": "List the incidents: GET /api/v1/incidents",
     "webhook": "List the webhooks: GET /api/v1/webhooks",
     "delivery": "List the deliveries: GET /api/v1/deliveries",
@@ -98,9 +98,10 @@ def api_error(error: Exception) -> ApiError | None:
             status = 413 if error.kind == "too_many_values" else 422
             return ApiError(status, error.kind, str(error), error.hint)
         case NotFound():
-            return ApiError(404, f"{error.kind}_not_found", str(error), NOT_FOUND_HINTS.get(error.kind, ""))
+            hint = NOT_FOUND_HINTS.get(error.kind, error.hint)
+            return ApiError(404, f"{error.kind}_not_found", str(error), hint)
         case Conflict():
-            return ApiError(409, "conflict", str(error), getattr(error, "hint", ""))
+            return ApiError(409, "conflict", str(error), error.hint)
         case QueryError():
             return ApiError(422, "invalid_query", str(error), error.hint)
         case RuleError():
