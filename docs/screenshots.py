@@ -29,7 +29,7 @@ from holter_server.settings import Settings
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples" / "denovo"
 WIDE = {"width": 1440, "height": 1500}
-PHONE = {"width": 390, "height": 844}
+PHONE = {"width": 390, "height": 1700}  # two screens: what is wrong, and the first curves
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-sync"]
 DRAWN_MS = 60_000
 SETTLE_S = 5.0  # for the charts below the fold of the picture

@@ -7,7 +7,7 @@ import { clock, integer, number } from "./format.js";
 import { notice } from "./notice.js";
 
 const SEVERITIES = ["critical", "warning", "info"];
-const UNFOLDED = 3;
+const UNFOLDED = 2;
 
 export class IncidentPanel {
   #incidents = new Map();
@@ -79,7 +79,7 @@ export function incidentCard(incident, { unfolded = true, changed, place = null 
     "div",
     { class: "incident-body" },
     incident.advice ? el("p", { class: "advice" }, el("span", { class: "advice-label" }, "What to do"), incident.advice) : null,
-    el("div", { class: "incident-foot" }, el("div", {}, facts(incident), evidence(incident)), acknowledge(incident, changed)),
+    el("div", { class: "incident-foot" }, facts(incident), evidence(incident), acknowledge(incident, changed)),
   );
   return el(
     "details",
@@ -103,28 +103,28 @@ function where(incident) {
   return parts.join(" · ");
 }
 
-function facts(incident) {
-  const pairs = [
-    ["rule", incident.rule],
-    ["kind", incident.kind],
-    ["metric", incident.metric],
-    ["writer", incident.writer],
-    ["condition", incident.evidence?.formula],
-    ["value", incident.value === null || incident.value === undefined ? null : number(incident.value)],
-    ["threshold", incident.threshold === null || incident.threshold === undefined ? null : number(incident.threshold)],
-    ["baseline", incident.baseline === null || incident.baseline === undefined ? null : number(incident.baseline)],
-    ["opened", clock(incident.opened_at)],
-  ];
+// The numbers that matter on one line; the whole arithmetic folds out of "Evidence".
+function facts({ metric, value, threshold, baseline, rule }) {
+  const pairs = { metric, value: orNull(value), threshold: orNull(threshold), baseline: orNull(baseline), rule };
   return el(
     "dl",
     { class: "pairs" },
-    pairs.filter(([, value]) => value !== null && value !== undefined && value !== "").map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))),
+    Object.entries(pairs).filter(([, text]) => text).map(([name, text]) => el("div", {}, el("dt", {}, name), el("dd", {}, text))),
   );
 }
 
-function evidence({ evidence: found }) {
-  const rows = flatten(found ?? {}).filter(({ key }) => key !== "formula");
-  if (!rows.length) return null;
+const orNull = (value) => (value === null || value === undefined ? null : number(value));
+
+function evidence({ evidence: found, kind, writer, opened_at: opened, acknowledged_by: by }) {
+  const { formula, ...rest } = found ?? {};
+  const rows = [
+    { key: "condition", value: formula },
+    ...flatten(rest),
+    { key: "kind", value: kind },
+    { key: "writer", value: writer },
+    { key: "opened", value: clock(opened) },
+    { key: "acknowledged by", value: by },
+  ].filter(({ value }) => value !== null && value !== undefined && value !== "");
   const lines = rows.map(({ key, value }) => el("tr", {}, el("th", { scope: "row" }, key), el("td", {}, valueText(value))));
   return el("details", { class: "evidence" }, el("summary", {}, "Evidence"), el("table", { class: "facts-table" }, el("tbody", {}, lines)));
 }
