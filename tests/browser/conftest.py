@@ -77,7 +77,9 @@ def serve(tmp_path: Path) -> Callable[..., AbstractContextManager[Service]]:
 
     @contextmanager
     def start(*, token: str | None = None, port: int = 0) -> Iterator[Service]:
-        settings = Settings(db=f"sqlite:///{tmp_path / 'holter.db'}", port=port, token=token)  # type: ignore[arg-type]
+        settings = Settings(
+            db=f"sqlite:///{tmp_path / 'holter.db'}", port=port, token=token, allow_private_webhooks=True
+        )
         with running(settings) as url:
             yield Service(url, token)
 
