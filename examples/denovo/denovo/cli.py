@@ -68,7 +68,7 @@ def _parser(description: str, default_config: str) -> argparse.ArgumentParser:
 
 def _overrides(options: argparse.Namespace) -> list[str]:
     named = {"training.max_steps": options.max_steps, "seed": options.seed, "name": options.name}
-    return [f"{key}={value}" for key, value in named.items() if value is not None] + options.set
+    return [*(f"{key}={value}" for key, value in named.items() if value is not None), *options.set]
 
 
 def _announce(config: Config) -> None:

@@ -134,7 +134,7 @@ def _struct_of(kind: Any, members: Mapping[str, Located]) -> type[msgspec.Struct
     """The struct that a mapping stands for; of several, the one that its `kind` names."""
     if isinstance(kind, type):
         return kind if issubclass(kind, msgspec.Struct) else None
-    kinds = {struct.__struct_config__.tag: struct for struct in get_args(kind) if isinstance(struct, type(Config))}
+    kinds = {str(struct.__struct_config__.tag): struct for struct in get_args(kind) if isinstance(struct, type(Config))}
     named = members.get("kind")
     if not kinds or named is None:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import msgspec
 import torch
@@ -33,6 +34,8 @@ class MassEncoding(nn.Module):
     The phases are taken in float64: 1000 Da at 0.002 Da is half a million turns, which float32 can't hold.
     """
 
+    frequencies: Tensor  # (width / 2,), radians per Da
+
     def __init__(self, width: int) -> None:
         super().__init__()
         wavelengths = torch.logspace(
@@ -53,6 +56,8 @@ class DeNovoModel(nn.Module):
     needs no positional embedding: the position is a mass.
     """
 
+    token_mass: Tensor  # (VOCABULARY_SIZE,), Da
+
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
         width = settings.width
@@ -63,7 +68,12 @@ class DeNovoModel(nn.Module):
         self.token = nn.Embedding(VOCABULARY_SIZE, width)
         self.prefix = nn.Linear(width, width)
         self.remainder = nn.Linear(width, width)
-        layer = {"dim_feedforward": settings.feedforward, "dropout": 0.0, "batch_first": True, "norm_first": True}
+        layer: dict[str, Any] = {
+            "dim_feedforward": settings.feedforward,
+            "dropout": 0.0,
+            "batch_first": True,
+            "norm_first": True,
+        }
         self.encoder = nn.TransformerEncoder(
             nn.TransformerEncoderLayer(width, settings.heads, **layer),
             settings.encoder_layers,
@@ -106,4 +116,5 @@ class DeNovoModel(nn.Module):
         decoded = self.decoder(
             query, memory, tgt_mask=future, tgt_key_padding_mask=before == PAD, memory_key_padding_mask=missing
         )
-        return self.output(decoded)
+        logits: Tensor = self.output(decoded)
+        return logits

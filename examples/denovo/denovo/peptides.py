@@ -45,8 +45,9 @@ def token_of(residue: str) -> int:
 
 
 def _shares(weights: dict[str, float]) -> FloatArray:
-    shares = np.array([weights.get(token, 0.0) for token in TOKENS])
-    return shares / shares.sum()
+    shares: FloatArray = np.array([weights.get(token, 0.0) for token in TOKENS])
+    shares /= shares.sum()
+    return shares
 
 
 def _inner_composition() -> dict[str, float]:
@@ -78,7 +79,8 @@ def random_tryptic_peptides(
 
 def peptide_mass(tokens: IntArray) -> FloatArray:
     """Neutral monoisotopic mass in Da, shape ``(n,)``, of token rows of shape ``(n, longest)``."""
-    return TOKEN_MASS[tokens].sum(axis=1) + WATER
+    masses: FloatArray = TOKEN_MASS[tokens].sum(axis=1) + WATER
+    return masses
 
 
 def to_text(tokens: IntArray) -> str:
