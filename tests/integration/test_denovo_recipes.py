@@ -7,7 +7,6 @@ enter, so that what differs afterwards is the recipe.
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from math import inf, isfinite, isinf, isnan
 from pathlib import Path
@@ -15,8 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "denovo"))
 
 from denovo.config import load_config
 from denovo.train import Trainer, train

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "denovo"))
 
 from denovo.config import CONFIGS, ConfigError, load_config
 from denovo.curriculum import Curriculum, Stage, curriculum_scale

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from pyteomics import mass
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "denovo"))
 
 from denovo.peptides import (
     OXIDISED_METHIONINE,
