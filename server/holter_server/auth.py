@@ -51,6 +51,7 @@ class Access:
         self._known: dict[bytes, tuple[float, str | None]] = {}
         self._lock = threading.Lock()
         self.required = bool(self._token) or not settings.loopback
+        self.behind_tls = settings.public_url.startswith("https://")
         self.hosts = LOOPBACK_NAMES | frozenset(name.lower() for name in settings.allowed_hosts)
 
     def recall(self, secret: str) -> tuple[bool, str | None]:
@@ -67,10 +68,11 @@ class Access:
         if known:
             return name
         name = self._verify(secret)
-        with self._lock:
-            if len(self._known) >= REMEMBERED_MAX:
-                self._known.clear()
-            self._known[self._key(secret)] = (time.monotonic() + REMEMBERED_S, name)
+        if name is not None:  # a wrong one is not remembered: it may be made a moment later
+            with self._lock:
+                if len(self._known) >= REMEMBERED_MAX:
+                    self._known.clear()
+                self._known[self._key(secret)] = (time.monotonic() + REMEMBERED_S, name)
         return name
 
     @staticmethod
@@ -171,7 +173,7 @@ class _Check:
         clean = url.remove_query_params("token")
         target = local_target(clean.path + (f"?{clean.query}" if clean.query else ""))
         if await self._good(offered):
-            return signed_in(RedirectResponse(target, 303), offered, secure=url.scheme == "https")
+            return signed_in(RedirectResponse(target, 303), offered, secure=self.access.behind_tls)
         return _to_login(target)
 
     def _sign_in(self) -> Response:

@@ -27,6 +27,7 @@ __all__ = ["Pipeline", "vitals"]
 
 TOLD_STATES = frozenset({"finished", "failed", "stopped", "lost", "hung"})
 OPEN_COMMAND = frozenset({"requested", "delivered", "acknowledged"})
+SILENT = ("lost", "hung")  # the worse one first: a process that is gone takes no steps either
 SYSTEM_PREFIX = "system/"
 
 
@@ -103,7 +104,8 @@ class Pipeline:
         self.points += sum(batch.values.size for batch in appended.batches)
         self._update_commands(tx, run.id, frame)
         fired = self._judge(tx, run, appended.batches, self._heard(tx, run, frame, appended))
-        _tell_points(tx, run.id, appended)
+        if self._heeded():
+            _tell_points(tx, run.id, appended)
         _tell_events(tx, run.id, frame.writer, appended)
         return self._receipt(tx, run, appended.seq, fired)
 
@@ -165,16 +167,13 @@ class Pipeline:
 
     def _follow_state(self, tx: Transaction, run: RunRow, transitions: list[Transition]) -> None:
         """A run is lost or hung while that incident is open, so that list and incidents never disagree."""
-        state = run.state
-        if state not in LIVE_STATES:
+        if run.state not in LIVE_STATES or not any(transition.kind in SILENT for transition in transitions):
             return
-        for transition in transitions:
-            if transition.kind not in ("lost", "hung"):
-                continue
-            state = "running" if transition.action == "resolve" else transition.kind
-            runs.set_state(tx.conn, run.id, state, None if state == "running" else transition.message, tx.now)
+        open_now, _ = incidents.list_incidents(tx.conn, run=run.id, state="open", limit=1000)
+        messages = {row.kind: row.message for row in open_now if row.kind in SILENT}
+        state = next((kind for kind in SILENT if kind in messages), "running")
         if state != run.state:
-            self._announce_state(tx, runs.get_run(tx.conn, run.id))
+            self._announce_state(tx, runs.set_state(tx.conn, run.id, state, messages.get(state), tx.now))
 
     def _announce_state(self, tx: Transaction, run: RunRow) -> None:
         if run.state in TOLD_STATES:

@@ -28,6 +28,7 @@ __all__ = ["Address", "running", "serve"]
 
 START_TIMEOUT_S = 60.0
 GRACE_S = 3  # seconds that open requests get at the end; live sockets are closed at once
+KEEP_ALIVE_S = 30  # longer than the agents' heartbeats are apart, so that each keeps its connection
 SOCKET_MESSAGE_BYTES = 65_536
 
 
@@ -109,6 +110,7 @@ def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         proxy_headers=False,
         ws_max_size=SOCKET_MESSAGE_BYTES,
         timeout_graceful_shutdown=GRACE_S,
+        timeout_keep_alive=KEEP_ALIVE_S,
     )
 
 

@@ -46,7 +46,7 @@ def index() -> FileResponse:
 
 
 for _path in PAGES:
-    router.add_api_route(_path, index, methods=["GET"])
+    router.add_api_route(_path, index, methods=["GET", "HEAD"])
 
 
 @cache
@@ -88,4 +88,4 @@ async def sign_in(here: Here, request: Request, next: str = "/") -> Response:
     secret = parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0].strip()
     if not secret or await to_thread.run_sync(here.access.look_up, secret) is None:
         return _form(next, '<p role="alert">That is not a token of this service.</p>', 401)
-    return signed_in(RedirectResponse(local_target(next), 303), secret, secure=request.url.scheme == "https")
+    return signed_in(RedirectResponse(local_target(next), 303), secret, secure=here.access.behind_tls)

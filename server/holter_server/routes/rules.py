@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Path
 
 from holter.health import RuleSet
 from holter_db import rule_sets
@@ -26,7 +26,7 @@ def rules(here: Here, project: str | None = None) -> Json:
 
 
 @router.put("/projects/{name}/rules", response_model=schemas.RulesAnswer, openapi_extra=RULES_BODY)
-def put(here: Here, name: str, text: Annotated[str, Depends(rules_text)]) -> Json:
+def put(here: Here, name: Annotated[str, Path(max_length=128)], text: Annotated[str, Depends(rules_text)]) -> Json:
     """Set a project's rules, as YAML. A mistake is answered with its line and the keys allowed there."""
     found = RuleSet.parse(text, name=f"{name}.yaml")
     here.writer.call(lambda tx: rule_sets.put(tx.conn, name, text, tx.now))
