@@ -29,7 +29,7 @@ from holter_server.settings import Settings
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples" / "denovo"
 WIDE = {"width": 1440, "height": 1500}
-PHONE = {"width": 390, "height": 1700}  # two screens: what is wrong, and the first curves
+PHONE = {"width": 390, "height": 1800}  # two screens: what is wrong, and the first curves
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-sync"]
 DRAWN_MS = 60_000
 SETTLE_S = 5.0  # for the charts below the fold of the picture
@@ -63,8 +63,17 @@ class Studio:
             try:
                 yield
             finally:
+                self._stop(recipe)
                 process.terminate()
                 process.wait()
+
+    def _stop(self, name: str) -> None:
+        """Stop the training as the page's button does, and wait until the service has heard that it ended."""
+        run = self.run_named(name)
+        if run is None or run["state"] != "running":
+            return
+        self._http.request("POST", f"{self.url}/api/v1/runs/{run['id']}/commands", json={"name": "stop"})
+        self.wait_for(name, lambda run: run["state"] != "running")
 
     def wait_for(self, name: str, ready: Callable[[dict[str, Any]], bool]) -> str:
         """The id of the run once ``ready`` says yes to it."""

@@ -7,7 +7,7 @@ import { clock, integer, number } from "./format.js";
 import { notice } from "./notice.js";
 
 const SEVERITIES = ["critical", "warning", "info"];
-const UNFOLDED = 2;
+const UNFOLDED = matchMedia("(max-width: 640px)").matches ? 1 : 2;
 
 export class IncidentPanel {
   #incidents = new Map();

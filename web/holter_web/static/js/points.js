@@ -3,6 +3,7 @@
 const TOP = 0.975;
 const BOTTOM = 0.025;
 const LANE = 0.05; // as in figures.py: series of one chart stack their markers
+const MARKERS = 60; // beside one another across a chart
 const SYMBOLS = { NaN: "x-thin", Infinity: "triangle-up", "-Infinity": "triangle-down" };
 
 // Appends to the arrays of the piece's traces, to be drawn by one redraw: Plotly.extendTraces draws once per call, and
@@ -20,12 +21,25 @@ export function append(data, meta, piece) {
     // The figure and the live feed overlap: what was drawn is not drawn again.
     if (x <= known) return;
     const finite = typeof value === "number";
+    const unbroken = Number.isNaN(line.y.at(-1));
     line.x.push(x);
     line.y.push(finite ? value : NaN);
-    if (!finite) mark(markers, x, value, piece.steps[index]);
     added += 1;
+    if (finite) return;
+    if (unbroken && crowded(markers.x, x, line.x[0])) unmark(markers);
+    mark(markers, x, value, piece.steps[index]);
   });
   return added;
+}
+
+// A run that has gone to NaN logs one at every step: its markers would grow into a solid bar. Within an unbroken
+// stretch the newest marker moves on until there is room for another.
+function crowded(xs, x, first) {
+  return xs.length > MARKERS && x - xs.at(-2) < (x - first) / MARKERS;
+}
+
+function unmark({ x, y, text, marker }) {
+  for (const list of [x, y, text, marker.symbol]) list.pop();
 }
 
 function mark({ x: xs, y, text, marker, meta }, x, value, step) {
