@@ -24,7 +24,7 @@ from holter_server.figure_style import THEMES, Theme, ThemeName, colours
 __all__ = ["POINTS_PER_TRACE_MAX", "Axis", "SeriesLike", "build_figure", "list_figures"]
 
 POINTS_PER_TRACE_MAX = 2_000  # SVG stays smooth up to about here
-_MARKERS_MAX = 100  # non-finite markers per series; a run that ends in NaN has one for every step
+_MARKERS_MAX = 60  # non-finite markers beside one another; a run that ends in NaN has one for every step
 LOG_FORMAT = "~g"
 _SPARSE = 60  # series with fewer points show them
 
@@ -212,7 +212,7 @@ class _Pen:
         return x[keep], np.where(finite[keep], y[keep], np.nan)
 
     def _non_finite(self, lane: int) -> go.Scatter:
-        at = _ends_and_some(np.flatnonzero(~self.finite), _MARKERS_MAX)
+        at = _ends_and_some(np.flatnonzero(~self.finite), self.x, _MARKERS_MAX)
         names = [_name(value) for value in self.values[at]]
         lift = [lane * _LANE * (1 if name == "-Infinity" else -1) for name in names]
         return go.Scatter(
@@ -246,14 +246,16 @@ def _shows_points(y: FloatArray) -> bool:
     return len(y) <= _SPARSE
 
 
-def _ends_and_some(indices: NDArray[np.intp], limit: int) -> NDArray[np.intp]:
-    """At most about ``limit`` of ``indices``: the ends of every unbroken stretch, and evenly some in between."""
+def _ends_and_some(indices: NDArray[np.intp], x: FloatArray, limit: int) -> NDArray[np.intp]:
+    """``indices``, or at most twice ``limit`` of them: the ends of unbroken stretches, and one per 1/limit of x."""
     if len(indices) <= limit:
         return indices
     breaks = np.diff(indices) > 1
     ends = np.flatnonzero(np.concatenate(([True], breaks)) | np.concatenate((breaks, [True])))
-    even = np.linspace(0, len(indices) - 1, limit // 2).round().astype(np.intp)
-    return indices[np.union1d(ends[np.linspace(0, len(ends) - 1, min(len(ends), limit // 2)).astype(np.intp)], even)]
+    ends = ends[np.linspace(0, len(ends) - 1, min(len(ends), limit)).astype(np.intp)]
+    places = np.floor((x[indices] - x[0]) / max(x[-1] - x[0], 1e-9) * limit)
+    spaced = np.flatnonzero(np.diff(places, prepend=-1.0) > 0)
+    return indices[np.union1d(ends, spaced)]
 
 
 def _thinned(values: FloatArray, limit: int) -> NDArray[np.intp]:
