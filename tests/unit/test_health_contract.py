@@ -169,7 +169,7 @@ SICK: dict[str, Sick] = {
         [("open", 325), ("resolve", 437)],
     ),
     "auxiliary-dominates": Sick(dominating, [("open", 599), ("resolve", 999)]),
-    "component-dead": Sick(lambda: changed(loss__precursor=level(300, 550, 100.0)), [("open", 499), ("resolve", 550)]),
+    "component-dead": Sick(lambda: changed(loss__precursor=level(300, 550, 100.0)), [("open", 499), ("resolve", 699)]),
     "parts-mismatch": Sick(lambda: changed(loss__total=times(300, 350, 1.1)), [("open", 302), ("resolve", 369)]),
     "milestone-loss": Sick(
         lambda: changed(1200, loss__total=lambda x: x.__setitem__(slice(None), [3.0] * 1100 + [1.0] * 100)),

@@ -217,3 +217,10 @@ def test_a_dominating_base_loss_is_not_sick() -> None:
     rows = [[5.0, 0.1, 0.1]] * 400
     told = Engine(RuleSet.default(), Facts()).observe(batch("weighted/ce weighted/spectrum weighted/precursor", rows))
     assert told == []
+
+
+def test_a_clamped_loss_is_dead_though_it_moves_now_and_then() -> None:
+    """As the real one does: its limit in 93 % of the records, with never 80 of them in a row."""
+    rows = [[100.0 if row % 15 else 96.0 + 0.01 * (row % 7)] for row in range(200)]
+    told = Engine(RuleSet.default(), Facts()).observe(batch("loss/precursor", rows))
+    assert [(change.action, change.step) for change in told if change.kind == "dead"] == [("open", 199)]

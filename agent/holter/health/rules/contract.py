@@ -103,8 +103,12 @@ class FiniteSeries:
 
     def part(self, start: int, stop: int) -> FiniteSeries:
         """The values from ``start`` to ``stop - 1``."""
-        rows = np.arange(start, stop) if self.rows is None else self.rows[start:stop]
-        return replace(self, values=self.values[start:stop], rows=rows)
+        return self.at(np.arange(start, stop))
+
+    def at(self, indices: NDArray[np.intp]) -> FiniteSeries:
+        """The values at these indices."""
+        rows = indices if self.rows is None else self.rows[indices]
+        return replace(self, values=self.values[indices], rows=rows)
 
     def sign(self, action: Action, index: int, message: str, **more: Any) -> None:
         """Say that something was seen at the value at ``index``; ``more`` are further fields of the `Sign`."""

@@ -1,8 +1,8 @@
-"""A part of the loss that is the same number, to the bit, record after record: no gradient comes from it."""
+"""A part of the loss that is the same number, to the bit, in most of its records: no gradient comes from it."""
 
 from __future__ import annotations
 
-from itertools import pairwise
+import math
 from typing import Annotated, Any, ClassVar
 
 import msgspec
@@ -10,17 +10,18 @@ import numpy as np
 from msgspec import Meta
 
 from holter.health.model import Kind
-from holter.health.rules.contract import Check, FiniteSeries, Scan, Sign, State, number
+from holter.health.rules.contract import Check, FiniteSeries, FloatArray, Scan, Sign, State, number
 
 __all__ = ["Dead"]
 
 
 class Series(msgspec.Struct, array_like=True):
-    """One metric: its last value, and for how many records it has been that."""
+    """One metric: its last value, and the window of records that is being filled."""
 
-    value: float = 0.0
-    length: int = 0
-    since: int = 0  # step
+    last: float = math.nan
+    filled: int = 0
+    same: int = 0  # values of the window that equal the one before, to the bit
+    began: int = 0  # the step of the window's first record
     open: bool = False
 
 
@@ -31,57 +32,62 @@ class DeadState(State):
 
 
 class Dead(Check, frozen=True, kw_only=True):
-    """Fires when a value other than 0 has not changed by one bit for `records` records; resolves when it changes."""
+    """Fires when at least `share` of a window of `records` values equal the value before them, to the bit.
+
+    Zeros don't count: a part of weight 0 is switched off, not dead. A clamped loss need not stand still in every
+    record: the real one (`clamp`) had no 80 equal records in a row, but 93 % of its values were the limit. Resolves
+    after a window in which less than half as many do.
+    """
 
     kind: ClassVar[Kind] = "dead"
     memory: ClassVar[type[State]] = DeadState
 
     records: Annotated[int, Meta(ge=2)] = 200
+    share: Annotated[float, Meta(gt=0, le=1)] = 0.75
 
     def observe(self, scan: Scan, state: DeadState, signs: list[Sign]) -> None:
         for column in scan.columns:
             series = scan.series(column, signs)
+            zeros = series.values == 0
+            if zeros.any():
+                series = series.at(np.flatnonzero(~zeros))
             if len(series.values):
-                self._watch(series, state.series.setdefault(series.name, Series()))
+                self._fill(series, state.series.setdefault(series.name, Series()))
 
-    def _watch(self, series: FiniteSeries, memory: Series) -> None:
-        values = series.values
-        edges = np.flatnonzero(values[1:] != values[:-1]) + 1
-        if len(edges) == len(values) - 1 and not memory.open and values[0] != memory.value:
-            _begin(series, memory, len(values) - 1)  # every value is new
+    def _fill(self, series: FiniteSeries, memory: Series) -> None:
+        same = _equals_before(series.values, memory.last)
+        memory.last = float(series.values[-1])
+        start = 0
+        while start < len(same):
+            if memory.filled == 0:
+                memory.began = series.step(start)
+            stop = min(start + self.records - memory.filled, len(same))
+            memory.same += int(np.count_nonzero(same[start:stop]))
+            memory.filled += stop - start
+            if memory.filled == self.records:
+                self._judge(series, memory, stop - 1)
+                memory.filled = memory.same = 0
+            start = stop
+
+    def _judge(self, series: FiniteSeries, memory: Series, index: int) -> None:
+        share = memory.same / self.records
+        if memory.open == (share >= (self.share / 2 if memory.open else self.share)):
             return
-        for start, stop in pairwise([0, *edges.tolist(), len(values)]):
-            self._stretch(series, memory, start, stop)
-
-    def _stretch(self, series: FiniteSeries, memory: Series, start: int, stop: int) -> None:
-        """Equal values at ``start`` to ``stop - 1``."""
-        if memory.length == 0 or series.values[start] != memory.value:
-            if memory.open:
-                self._resolve(series, memory, start)
-            _begin(series, memory, start)
-            memory.length = 0
-        before = memory.length
-        memory.length += stop - start
-        if memory.value != 0 and not memory.open and memory.length >= self.records:
-            self._open(series, memory, start + max(self.records - before, 1) - 1)
-
-    def _open(self, series: FiniteSeries, memory: Series, index: int) -> None:
-        memory.open = True
-        text = f"{series.name} has been exactly {number(memory.value)} for {self.records} records, since step "
+        memory.open = not memory.open
+        value = number(series.values[index])
+        often = f"in {memory.same} of its last {self.records} records, since step {memory.began}"
+        if memory.open:
+            text = f"{series.name} did not change by one bit {often}; it stands at {value}"
+        else:
+            text = f"{series.name} moves again: it stood still only {often}, and is {value}"
         evidence: dict[str, Any] = {
-            "formula": "value == previous value, to the bit",
+            "formula": f"share of values equal to the one before, to the bit, >= {self.share:g}",
+            "share": share,
             "records": self.records,
-            "since_step": memory.since,
+            "since_step": memory.began,
         }
-        series.sign("open", index, f"{text}{memory.since}", evidence=evidence)
-
-    @staticmethod
-    def _resolve(series: FiniteSeries, memory: Series, index: int) -> None:
-        memory.open = False
-        text = f"{series.name} moves again: {number(series.values[index])} at step {series.step(index)}, after "
-        text += f"{memory.length} equal records"
-        series.sign("resolve", index, text, evidence={"records": memory.length})
+        series.sign("open" if memory.open else "resolve", index, text, threshold=self.share, evidence=evidence)
 
 
-def _begin(series: FiniteSeries, memory: Series, index: int) -> None:
-    memory.value, memory.length, memory.since = float(series.values[index]), 1, series.step(index)
+def _equals_before(values: FloatArray, last: float) -> np.ndarray:
+    return np.asarray(values == np.concatenate([[last], values[:-1]]))
