@@ -26,7 +26,8 @@ export function append(data, meta, piece) {
     line.y.push(finite ? value : NaN);
     added += 1;
     if (finite) return;
-    if (unbroken && crowded(markers.x, x, line.x[0])) unmark(markers);
+    markers.meta.count += 1;
+    if (unbroken && crowded(markers, x, line.x[0])) unmark(markers);
     mark(markers, x, value, piece.steps[index]);
   });
   return added;
@@ -34,8 +35,8 @@ export function append(data, meta, piece) {
 
 // A run that has gone to NaN logs one at every step: its markers would grow into a solid bar. Within an unbroken
 // stretch the newest marker moves on until there is room for another.
-function crowded(xs, x, first) {
-  return xs.length > MARKERS && x - xs.at(-2) < (x - first) / MARKERS;
+function crowded({ x: xs, meta }, x, first) {
+  return meta.count > MARKERS && xs.length > 1 && x - xs.at(-2) < (x - first) / MARKERS;
 }
 
 function unmark({ x, y, text, marker }) {
