@@ -166,14 +166,18 @@ def finish_run(conn: Connection, run_id: str, finish: RunFinish, now: float) -> 
     return get_run(conn, run_id)
 
 
-def get_run(conn: Connection, run_id: str) -> RunRow:
+def get_run(conn: Connection, run_id: str, *, lock: bool = False) -> RunRow:
     """The run with exactly this id.
+
+    Args:
+        lock: hold its row until the transaction ends. What writes rows of a run takes this lock first, so that two
+            servers on one PostgreSQL never wait for each other.
 
     Raises:
         NotFound: there is none, or it was deleted.
     """
     query = sa.select(runs).where(runs.c.id == run_id, runs.c.deleted_at.is_(None))
-    row = conn.execute(query).mappings().one_or_none()
+    row = conn.execute(query.with_for_update() if lock else query).mappings().one_or_none()
     if row is None:
         raise NotFound("run", run_id, "`holter runs` lists the runs.")
     return run_row(row)
