@@ -35,6 +35,8 @@ class Context:
         self.database = database
         self.started_at = time.time()
         self.address = settings.public_url.rstrip("/") or address
+        self.frames = 0  # committed by this process
+        self.points = 0
         self.hub = Hub()
         self.engines = Engines()
         self.pipeline = Pipeline(self.engines, self.page_url, lambda: self.hub.connections > 0)
@@ -73,6 +75,8 @@ class Context:
         return self.read(lambda conn: tokens.verify(conn, secret))
 
     def _publish(self, transactions: Sequence[Transaction]) -> None:
+        self.frames += sum(transaction.frames for transaction in transactions)
+        self.points += sum(transaction.points for transaction in transactions)
         if any(transaction.deliveries for transaction in transactions):
             self.deliverer.wake()
         self.hub.publish([notice for transaction in transactions for notice in transaction.notices])

@@ -44,8 +44,6 @@ class Pipeline:
         self._engines = engines
         self._page_url = page_url
         self._heeded = heeded
-        self.points = 0  # accepted since the start, duplicates left out
-        self.frames = 0
 
     # --- runs ---------------------------------------------------------------------------------------------------
 
@@ -63,7 +61,7 @@ class Pipeline:
 
     def finish_run(self, tx: Transaction, run_id: str, finish: RunFinish) -> RunRow:
         """Close a run; an ending is a sign of life like any other, so the health rules look at it at once."""
-        before = runs.get_run(tx.conn, run_id)
+        before = runs.get_run(tx.conn, run_id, lock=True)
         run = runs.finish_run(tx.conn, run_id, finish, tx.now)
         with self._engines.engine(tx, run) as engine:
             transitions = engine.tick(vitals(run, tx.now))
@@ -75,7 +73,7 @@ class Pipeline:
 
     def tick(self, tx: Transaction, run_id: str) -> None:
         """Look at the signs of life of one run."""
-        run = runs.get_run(tx.conn, run_id)
+        run = runs.get_run(tx.conn, run_id, lock=True)
         if run.state not in LIVE_STATES:
             return
         with self._engines.engine(tx, run) as engine:
@@ -100,8 +98,8 @@ class Pipeline:
         appended = ingest.append(tx.conn, run.id, frame, tx.now)
         if appended.duplicate:
             return self._receipt(tx, run, appended.seq, [], duplicate=True)
-        self.frames += 1
-        self.points += sum(batch.values.size for batch in appended.batches)
+        tx.frames += 1
+        tx.points += sum(batch.values.size for batch in appended.batches)
         self._update_commands(tx, run.id, frame)
         fired = self._judge(tx, run, appended.batches, self._heard(tx, run, frame, appended))
         if self._heeded():
@@ -116,7 +114,7 @@ class Pipeline:
         return Receipt(
             acknowledged=seq,
             duplicate=duplicate,
-            run_state="running" if run.state in LIVE_STATES else run.state,
+            run_state="running" if run.state in LIVE_STATES else run.state,  # who speaks is neither lost nor hung
             commands=self._hand_out(tx, run.id),
             incidents=[_notice(change) for change in fired if change.action != "update"],
         )
@@ -234,9 +232,9 @@ class Pipeline:
 
 def _find(tx: Transaction, name: str) -> RunRow:
     try:
-        return runs.get_run(tx.conn, name)  # an agent knows the whole id: one query
+        return runs.get_run(tx.conn, name, lock=True)  # an agent knows the whole id: one query
     except NotFound:
-        return runs.get_run(tx.conn, runs.resolve_run(tx.conn, name))
+        return runs.get_run(tx.conn, runs.resolve_run(tx.conn, name), lock=True)
 
 
 def vitals(run: RunRow, now: float) -> Vitals:

@@ -55,7 +55,7 @@ class Watchdog:
         ticks: list[Future[None]] = []
         for run in live:
             try:
-                ticks.append(self._writer.submit(partial(self._tick, run.id)))
+                ticks.append(self._writer.submit(partial(self._tick, run.id), order=run.id))
             except ApiError:  # the queue is full: frames go first, and each of them looks at its run too
                 break
         for tick in ticks:

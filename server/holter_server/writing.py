@@ -36,6 +36,8 @@ class Transaction:
     now: float  # seconds, UTC
     notices: list[Notice] = field(default_factory=list)
     deliveries: bool = False  # rows were put into the outbox
+    frames: int = 0  # kept, duplicates left out
+    points: int = 0
     _undo: list[Callable[[], object]] = field(default_factory=list)
 
     def tell(self, notice: Notice) -> None:
@@ -53,6 +55,7 @@ class Transaction:
 @dataclass(slots=True)
 class _Entry(Generic[T]):
     job: Callable[[Transaction], T]
+    order: str
     weight: int  # bytes held while it waits
     future: Future[T] = field(default_factory=Future)
 
@@ -67,7 +70,7 @@ class _Outcome:
 
 
 class WriterThread:
-    """Runs jobs in the order in which they were submitted.
+    """Runs jobs; those of one run in the order in which they were submitted.
 
     Args:
         database: where the jobs write.
@@ -116,13 +119,19 @@ class WriterThread:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
-    def submit(self, job: Callable[[Transaction], T], *, weight: int = 0) -> Future[T]:
+    def submit(self, job: Callable[[Transaction], T], *, order: str = "", weight: int = 0) -> Future[T]:
         """Queue ``job``; the future has its result once it is committed and synced.
+
+        Args:
+            order: the id of the run (or incident) whose rows it locks, or a space and the project. The jobs of one
+                commit run in this order, so that two servers on one PostgreSQL lock rows in the same one: else each
+                may wait for the other.
+            weight: bytes that it holds while it waits.
 
         Raises:
             Overloaded: too much waits already.
         """
-        entry = _Entry(job, weight)
+        entry = _Entry(job, order, weight)
         with self._lock:
             if self._closed:
                 raise ApiError(503, "shutting_down", "The service is shutting down", "Send it again in a few seconds.")
@@ -135,9 +144,9 @@ class WriterThread:
             self._bytes += weight
         return entry.future
 
-    def call(self, job: Callable[[Transaction], T]) -> T:
+    def call(self, job: Callable[[Transaction], T], *, order: str = "") -> T:
         """Submit ``job`` and wait for its commit."""
-        return self.submit(job).result()
+        return self.submit(job, order=order).result()
 
     def _run(self) -> None:
         while (first := self._queue.get()) is not None:
@@ -152,7 +161,7 @@ class WriterThread:
                     ended = True
                     break
                 batch.append(entry)
-            self._commit(batch)
+            self._commit(sorted(batch, key=lambda entry: entry.order))
             with self._lock:
                 self._bytes -= sum(entry.weight for entry in batch)
             if ended:

@@ -55,7 +55,7 @@ class Client:
     def __init__(self, base: str, token: str | None = None) -> None:
         self.base = base
         self.headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self.http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(60))
+        self.http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(60), maxsize=16)
 
     def call(self, method: str, path: str, body: Any = None, **headers: str) -> Answered:
         """``body``: bytes as they are, anything else as JSON. Header names are written with underscores."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from contextlib import ExitStack
 
@@ -68,3 +69,29 @@ def test_a_stop_given_to_one_reaches_the_training_at_another(servers):
     servers[0].post(f"/runs/{run}/commands", {"name": "stop"})
     receipt = servers[1].ship(run, wire.Frame(1, "", "rank0", 0))
     assert [order["name"] for order in receipt["commands"]] == ["stop"]
+
+
+def test_they_never_wait_for_each_other(servers):
+    """Commits that hold many runs lock them in one order: else PostgreSQL ends one of two as a deadlock."""
+    runs = [servers[0].start(project="denovo") for _ in range(6)]
+    failures: list[object] = []
+
+    def send(number: int) -> None:
+        dice = random.Random(number)
+        for step in range(30):
+            server, run = dice.choice(servers), dice.choice(runs)
+            values = {"loss/total": 3.0, "loss/precursor": dice.choice([1.0, 9.0])}
+            body = {"points": [{"step": step, "values": values}], "writer": f"rank{number}"}
+            answer = server.call("POST", f"/runs/{run}/points", body)
+            if answer.status != 200:
+                failures.append(answer.data)
+            server.call("POST", f"/runs/{run}/commands", {"name": f"checkpoint{step}"})
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    counts = [metric["count"] for run in runs for metric in servers[1].get(f"/runs/{run}/metrics")["metrics"]]
+    assert sum(counts) == 8 * 30 * 2

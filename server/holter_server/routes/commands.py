@@ -38,7 +38,7 @@ def request(here: Here, id: str, body: CommandRequest) -> Json:
             raise Conflict(f"Run {run.id} is {run.state}: nobody would carry out {body.name!r}", "Resume it first.")
         return here.pipeline.request_command(tx, run.id, body.name, body.args, body.by)
 
-    return Json({"command": shapes.command(here.writer.call(work))}, status_code=201)
+    return Json({"command": shapes.command(here.writer.call(work, order=id))}, status_code=201)
 
 
 @router.get("/runs/{id}/commands", response_model=schemas.CommandsAnswer)

@@ -72,7 +72,7 @@ def acknowledge(here: Here, id: str, body: Acknowledgement | None = None) -> Jso
     def work(tx: Transaction) -> IncidentRow:
         return _tell(tx, incidents.acknowledge(tx.conn, id, by, tx.now), "acknowledge")
 
-    return Json({"incident": shapes.incident(here.writer.call(work))})
+    return Json({"incident": shapes.incident(here.writer.call(work, order=id))})
 
 
 @router.post("/incidents/{id}/snooze", response_model=schemas.IncidentAnswer)
@@ -82,7 +82,7 @@ def snooze(here: Here, id: str, body: Snooze) -> Json:
     def work(tx: Transaction) -> IncidentRow:
         return _tell(tx, incidents.snooze(tx.conn, id, tx.now + body.seconds, tx.now), "snooze")
 
-    return Json({"incident": shapes.incident(here.writer.call(work))})
+    return Json({"incident": shapes.incident(here.writer.call(work, order=id))})
 
 
 def _tell(tx: Transaction, row: IncidentRow, action: str) -> IncidentRow:

@@ -46,7 +46,7 @@ async def frames(here: Here, id: str, request: Request) -> Json:
 
 
 async def _take(here: Context, id: str, frame: wire.Frame, weight: int) -> Json:
-    pending = here.writer.submit(lambda tx: here.pipeline.take_frame(tx, id, frame), weight=weight)
+    pending = here.writer.submit(lambda tx: here.pipeline.take_frame(tx, id, frame), order=id, weight=weight)
     # Shielded: a client that hangs up does not take back what was accepted.
     receipt = await asyncio.shield(asyncio.wrap_future(pending))
     return Json(receipt)

@@ -29,7 +29,7 @@ def rules(here: Here, project: str | None = None) -> Json:
 def put(here: Here, name: Annotated[str, Path(max_length=128)], text: Annotated[str, Depends(rules_text)]) -> Json:
     """Set a project's rules, as YAML. A mistake is answered with its line and the keys allowed there."""
     found = RuleSet.parse(text, name=f"{name}.yaml")
-    here.writer.call(lambda tx: rule_sets.put(tx.conn, name, text, tx.now))
+    here.writer.call(lambda tx: rule_sets.put(tx.conn, name, text, tx.now), order=f" {name}")
     return _answer(found, text)
 
 

@@ -37,7 +37,7 @@ class RunChange(BaseModel):
 @router.post("/runs", response_model=schemas.RunAnswer, status_code=201, openapi_extra=takes(RunStart))
 def start(here: Here, body: RunStartBody) -> Json:
     """Start a run, or a new attempt of one (same id, other attempt). The same id and attempt again change nothing."""
-    row = here.writer.call(lambda tx: here.pipeline.start_run(tx, body))
+    row = here.writer.call(lambda tx: here.pipeline.start_run(tx, body), order=f" {body.project}")
     return Json({"run": shapes.run(row)}, status_code=201)
 
 
@@ -79,7 +79,7 @@ def show(here: Here, id: str) -> Json:
 def change(here: Here, id: str, body: RunChange) -> Json:
     """Change name, notes, tags, group or config."""
     fields = body.model_dump(exclude_unset=True)
-    row = here.writer.call(lambda tx: here.pipeline.change_run(tx, here.run_id(tx.conn, id), fields))
+    row = here.writer.call(lambda tx: here.pipeline.change_run(tx, here.run_id(tx.conn, id), fields), order=id)
     return Json({"run": shapes.run(row)})
 
 
@@ -92,13 +92,13 @@ def delete(here: Here, id: str) -> Json:
         runs.delete_run(tx.conn, run_id, tx.now)
         return run_id
 
-    return Json({"deleted": here.writer.call(work)})
+    return Json({"deleted": here.writer.call(work, order=id)})
 
 
 @router.post("/runs/{id}/finish", response_model=schemas.RunAnswer, openapi_extra=takes(RunFinish))
 def finish(here: Here, id: str, body: RunFinishBody) -> Json:
     """Say how an attempt ended."""
-    row = here.writer.call(lambda tx: here.pipeline.finish_run(tx, here.run_id(tx.conn, id), body))
+    row = here.writer.call(lambda tx: here.pipeline.finish_run(tx, here.run_id(tx.conn, id), body), order=id)
     return Json({"run": shapes.run(row)})
 
 
