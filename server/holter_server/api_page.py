@@ -16,7 +16,7 @@ Schema = dict[str, Any]
 
 HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title><style>
+<title>{title}</title><link rel="icon" href="/static/favicon.svg"><style>
 :root {{ color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }}
 body {{ max-width: 60rem; margin: 0 auto; padding: 1rem; }}
 h2 {{ margin-top: 2.5rem; border-bottom: 1px solid; }}
@@ -48,7 +48,8 @@ def _page(openapi: Schema) -> Iterator[str]:
             yield from _call(method, path, operation)
     yield "<h2>Types</h2>"
     for name, schema in sorted(openapi["components"]["schemas"].items()):
-        yield f'<details id="{escape(name)}"><summary><code>{escape(name)}</code></summary><div>'
+        # The name is on what is inside: a link to it then opens the details.
+        yield f'<details><summary><code>{escape(name)}</code></summary><div id="{escape(name)}">'
         yield from _fields(schema)
         yield "</div></details>"
     yield "</body></html>"
