@@ -90,7 +90,7 @@ def test_three_bad_gradients_of_the_last_ten_are_a_warning() -> None:
 def test_the_denovo_pack_warns_of_a_single_gradient_unless_a_loss_scale_is_logged() -> None:
     _, told = run(loss__total={}, loss__precursor={}, grad_norm={50: NAN})
     assert words(told)[0] == ("open", 50, "warning", "B")
-    assert "curriculum weights" in told[0].advice
+    assert "spectrum without peaks" in told[0].advice
     _, told = run(loss__total={}, loss__precursor={}, grad_norm={50: NAN}, loss_scale={})
     assert words(told)[0] == ("open", 50, "info", "B")
 
@@ -103,6 +103,14 @@ def test_a_trainer_that_logs_a_nan_loss_as_zero_is_understood() -> None:
 def test_a_single_loss_that_stays_bad_is_terminal() -> None:
     _, told = run(loss=forever(50))
     assert words(told) == [("open", 50, "warning", "A"), ("escalate", 52, "critical", "C")]
+
+
+def test_each_class_has_its_own_advice_and_it_follows_the_class() -> None:
+    """Telling a person to stop while the weights are fine would be as wrong as silence when they are gone."""
+    _, told = run(loss__total=forever(50), loss__precursor=forever(50))
+    assert words(told) == [("open", 50, "warning", "A"), ("escalate", 52, "critical", "C")]
+    assert "as long as the gradient stays finite" in told[0].advice
+    assert "halve the curriculum weights" in told[1].advice
 
 
 def test_the_first_record_may_be_bad() -> None:

@@ -49,7 +49,7 @@ class Book(msgspec.Struct):
                 return None
             incident = self.open[key] = self._new(key, sign, rule, writer, step)
             return _transition("open", incident, step, time)
-        self._change(incident, sign)
+        self._change(incident, sign, rule)
         if sign.action == "resolve":
             del self.open[key]
         return _transition("update" if sign.action == "open" else sign.action, incident, step, time)
@@ -77,19 +77,20 @@ class Book(msgspec.Struct):
             threshold=sign.threshold,
             baseline=sign.baseline,
             message=sign.message,
-            advice=rule.advice(sign.metric),
+            advice=rule.advice(sign.metric, sign.evidence),
             evidence=dict(sign.evidence),
             actions=rule.text.actions,
             step=step,
         )
 
     @staticmethod
-    def _change(incident: Incident, sign: Sign) -> None:
+    def _change(incident: Incident, sign: Sign, rule: Rule) -> None:
         """Take over what the sign says; an incident never gets milder, and its first threshold stays."""
         severity = sign.severity or incident.severity
         incident.severity = max(incident.severity, severity, key=SEVERITIES.index)
         incident.message = sign.message
         incident.evidence.update(sign.evidence)
+        incident.advice = rule.advice(incident.metric, incident.evidence)
         if sign.action == "escalate" or (sign.action == "update" and incident.kind == "spike"):
             incident.kind = sign.kind or ("explosion" if incident.kind == "spike" else incident.kind)
         incident.value = incident.value if sign.value is None else sign.value

@@ -90,11 +90,14 @@ class Rule:
     def selector(self) -> Selector:
         return Selector(self.text.metrics, self.text.roles, self.text.exclude)
 
-    def advice(self, metric: str) -> str:
-        """What to do about ``metric``: the first of `advice_for` that fits its name, else the general advice."""
+    def advice(self, metric: str, evidence: dict[str, Any]) -> str:
+        """What to do: the first of `advice_for` that fits "class A" (of the evidence) or the metric, else `advice`."""
         patterns = tuple(self.text.advice_for)
-        index = first_match(patterns, metric)
-        return self.text.advice if index is None else self.text.advice_for[patterns[index]]
+        for subject in (f"class {evidence.get('class')}", metric):
+            index = first_match(patterns, subject)
+            if index is not None:
+                return self.text.advice_for[patterns[index]]
+        return self.text.advice
 
     def wanted(self, facts: Facts) -> bool:
         """Whether the run's config is one that the rule is `when` for."""

@@ -66,7 +66,7 @@ def runs(
 
 
 def show(run: Run, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
-    """Everything about one run: config, metrics, incidents with their advice."""
+    """Everything about one run: incidents with their advice, metrics, config."""
     connection = Connection(url, token)
     found = connection.run(run)
     metrics = connection.get(f"/runs/{found['id']}/metrics")["metrics"]
@@ -77,13 +77,13 @@ def show(run: Run, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson 
     console = stdout()
     console.print(Text(f"{found['project']}/{found['name']}", style="bold"), Text(found["id"], style="dim"))
     console.print(_facts(found))
-    _section("Config", _config_table(found["config"]) if found["config"] else None)
-    _section("Metrics", _metric_table(metrics) if metrics else None)
     _section("Incidents", None)
     for incident in reversed(of_run):
         console.print(Padding(incidents.block(incident), (0, 0, 1, 2), expand=False))
     if not of_run:
         console.print("  none")
+    _section("Metrics", _metric_table(metrics) if metrics else None)
+    _section("Config", _config_table(found["config"]) if found["config"] else None)
 
 
 def _section(title: str, content: Table | None) -> None:
