@@ -77,7 +77,7 @@ class Context:
     def _publish(self, transactions: Sequence[Transaction]) -> None:
         self.frames += sum(transaction.frames for transaction in transactions)
         self.points += sum(transaction.points for transaction in transactions)
-        if any(transaction.deliveries for transaction in transactions):
+        if any(transaction.messages for transaction in transactions):
             self.deliverer.wake()
         self.hub.publish([notice for transaction in transactions for notice in transaction.notices])
 

@@ -35,7 +35,7 @@ class Transaction:
     conn: Connection
     now: float  # seconds, UTC
     notices: list[Notice] = field(default_factory=list)
-    deliveries: bool = False  # rows were put into the outbox
+    messages: int = 0  # put into the outbox
     frames: int = 0  # kept, duplicates left out
     points: int = 0
     _undo: list[Callable[[], object]] = field(default_factory=list)

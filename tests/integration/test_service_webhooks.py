@@ -135,6 +135,24 @@ def test_each_hears_only_what_it_asked_for(service, receiver, wait):
     assert ("/hook/states", "incident.firing") not in {(r.path, r.json["type"]) for r in receiver.received}
 
 
+def test_firing_comes_before_resolved(service, receiver, hook, wait):
+    """Also where one frame holds both."""
+    run = service.start(project="denovo")
+    values = [9.0] + [0.5] * 300
+    points = [{"step": i, "values": {"loss/total": 3.0, "loss/precursor": v}} for i, v in enumerate(values)]
+    service.post(f"/runs/{run}/points", {"points": points})
+    service.post(f"/runs/{run}/finish", {})
+    wait(lambda: "run.state" in receiver.types(), "the end")
+    told = [
+        (r.json["data"]["incident"]["id"], r.json["type"]) for r in receiver.received if r.json["type"] != "run.state"
+    ]
+    resolved = [incident for incident, type_ in told if type_ == "incident.resolved"]
+    assert resolved
+    for incident in resolved:
+        assert told.index((incident, "incident.firing")) < told.index((incident, "incident.resolved"))
+    assert receiver.types()[-1] == "run.state"
+
+
 def test_a_snoozed_incident_is_not_told(service, receiver, hook, wait):
     """Until the time has passed; its resolving is silent, too."""
     run = service.start(project="denovo")

@@ -6,6 +6,7 @@ import logging
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -52,6 +53,8 @@ class Deliverer:
         self._ended = False
         self._free = threading.Semaphore(SENDERS)
         self._failing = False
+        self._lock = threading.Lock()
+        self._lines: dict[tuple[str, str], deque[Claimed]] = {}
         self._pool = ThreadPoolExecutor(SENDERS, thread_name_prefix="holter-sender")
         self._thread = threading.Thread(target=self._run, name="holter-deliverer", daemon=True)
 
@@ -59,7 +62,7 @@ class Deliverer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Claim nothing more, and wait for what is being sent."""
+        """Claim nothing more, wait for what is being sent, and give back what still stands in line."""
         self._ended = True
         self._wake.set()
         self._thread.join()
@@ -91,14 +94,35 @@ class Deliverer:
         claimed: list[Claimed] = []
         try:
             if free:
-                lease_s = self._settings.webhook_timeout_s + LEASE_MARGIN_S
+                lease_s = self._settings.webhook_timeout_s * SENDERS + LEASE_MARGIN_S  # one may wait behind seven
                 claimed = self._writer.call(lambda tx: outbox.claim(tx.conn, tx.now, free, lease_s))
             for item in claimed:
-                self._pool.submit(self._send, item)
+                self._line_up(item)
         finally:
             for _ in range(free - len(claimed)):
                 self._free.release()
         return bool(claimed) and len(claimed) == free
+
+    def _line_up(self, item: Claimed) -> None:
+        """The messages of one run to one receiver are sent in turn: firing comes before its resolved."""
+        key = (item.url, item.run_id)
+        with self._lock:
+            line = self._lines.get(key)
+            if line is not None:
+                line.append(item)
+                return
+            self._lines[key] = deque([item])
+        self._pool.submit(self._send_line, key)
+
+    def _send_line(self, key: tuple[str, str]) -> None:
+        while True:
+            with self._lock:
+                line = self._lines[key]
+                if not line:
+                    del self._lines[key]
+                    return
+                item = line.popleft()
+            self._send(item)
 
     def _send(self, item: Claimed) -> None:
         try:
@@ -113,6 +137,8 @@ class Deliverer:
             self._wake.set()
 
     def _attempt(self, item: Claimed) -> tuple[Verdict, int | None]:
+        if self._ended:  # given back, so that the next start need not wait for the lease to end
+            return Verdict(False, "the service was stopped before this was sent", self._clock()), None
         answer: Answer | None = None
         error = ""
         permanent = False

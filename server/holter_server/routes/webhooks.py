@@ -77,7 +77,7 @@ def test(here: Here, id: str) -> Json:
     """Send a made-up incident, marked as a test, to this webhook."""
 
     def work(tx: Transaction) -> DeliveryRow:
-        tx.deliveries = True
+        tx.messages += 1
         return outbox.enqueue_test(tx.conn, id, shapes.made_up_incident(here.address), tx.now)
 
     return Json({"delivery": shapes.delivery(here.writer.call(work))}, status_code=201)
@@ -112,7 +112,7 @@ def redeliver(here: Here, id: str) -> Json:
     """Send it again now, whatever became of it."""
 
     def work(tx: Transaction) -> DeliveryRow:
-        tx.deliveries = True
+        tx.messages += 1
         return outbox.redeliver(tx.conn, id, tx.now)
 
     return Json({"delivery": shapes.delivery(here.writer.call(work))})
