@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -10,7 +9,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +18,6 @@ import pytest
 from holter_server.cli.connection import Connection
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def receiver() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The address of a webhook receiver, and the bodies it was sent."""
-    bodies: list[dict[str, Any]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/hook", bodies
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 @contextmanager
@@ -75,12 +50,9 @@ def _demo(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str]
         process.stdout.close()
 
 
-def test_a_sick_training_is_shown_with_its_advice_and_reaches_the_webhook(
-    tmp_path: Path, receiver: tuple[str, list[dict[str, Any]]]
-) -> None:
+def test_a_sick_training_is_shown_with_its_advice_and_reaches_the_webhook(tmp_path: Path, receiver: Any) -> None:
     """The page first, the incident with its advice as it fires, a table at the end; --exit ends with status 0."""
-    address, bodies = receiver
-    arguments = ["--recipe", "precursor_x100", "--steps", "400", "--webhook", address, "--exit"]
+    arguments = ["--recipe", "precursor_x100", "--steps", "400", "--webhook", receiver.url, "--exit"]
     with _demo(tmp_path, *arguments) as (process, _):
         printed, _ = process.communicate()
     assert process.returncode == 0, printed
@@ -89,7 +61,8 @@ def test_a_sick_training_is_shown_with_its_advice_and_reaches_the_webhook(
     table = printed[printed.rindex("incidents") :]
     assert "precursor_x100" in table
     assert "critical" in table
-    fired = [body["data"]["incident"]["rule"] for body in bodies if body["type"] == "incident.firing"]
+    sent = [request.json for request in receiver.received]
+    fired = [body["data"]["incident"]["rule"] for body in sent if body["type"] == "incident.firing"]
     assert "precursor-high" in fired
     assert list(tmp_path.glob(".holter/demo/*/holter.db"))
 

@@ -8,7 +8,6 @@ import json
 import math
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -204,40 +203,16 @@ def test_a_command_that_nobody_answers_is_left_standing(url: str) -> None:
     assert "has not answered yet" in result.stdout
 
 
-@pytest.fixture
-def receiver() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The address of a webhook receiver, and the bodies it was sent."""
-    bodies: list[dict[str, Any]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/hook", bodies
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def test_a_webhook_from_add_to_remove(url: str, receiver: tuple[str, list[dict[str, Any]]]) -> None:
+def test_a_webhook_from_add_to_remove(url: str, receiver: Any) -> None:
     """Add shows the secret, test reaches the receiver, list and remove do what they say."""
-    address, bodies = receiver
-    added = json.loads(_holter(url, "webhook", "add", address, "--name", "me", "--json").stdout)["webhook"]
+    added = json.loads(_holter(url, "webhook", "add", receiver.url, "--name", "me", "--json").stdout)["webhook"]
     assert added["secret"].startswith("whsec_")
     tested = _holter(url, "webhook", "test", added["id"])
     assert tested.exit_code == 0, tested.stderr
     assert "answered 204" in tested.stdout
-    assert len(bodies) == 1
+    assert len(receiver.received) == 1
     listed = _holter(url, "webhook", "list")
-    assert address in listed.stdout
+    assert receiver.url in listed.stdout
     assert added["secret"] not in listed.stdout
     assert _holter(url, "webhook", "remove", added["id"]).exit_code == 0
     assert "No webhooks yet" in _holter(url, "webhook", "list").stderr
