@@ -354,7 +354,7 @@ def _x_axis(axis: Axis) -> dict[str, Any]:
         case "step":
             return {"tickformat": ",~f", "nticks": 7, "unifiedhovertitle": {"text": "step %{x:,~f}"}}
         case "time":
-            return {"type": "date", "nticks": 6, "hoverformat": "%Y-%m-%d %H:%M:%S"}
+            return {"type": "date", "nticks": 6, "hoverformat": "%Y-%m-%d %H:%M:%S UTC"}
     since = datetime.fromtimestamp(axis.origin, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     return {
         "nticks": 7,

@@ -100,7 +100,8 @@ def _show(console: Console, url: str, plan: Plan, webhook: str | None) -> int:
     if "SSH_CONNECTION" in os.environ:
         port = url.rsplit(":", 1)[1].strip("/")
         console.print(Text(f"From your own machine: ssh -L {port}:127.0.0.1:{port} …", style="dim"), soft_wrap=True)
-    console.print(f"\nTraining {len(plan.recipes)} small models, one after the other: {', '.join(plan.recipes)}")
+    models = "a small model" if len(plan.recipes) == 1 else f"{len(plan.recipes)} small models, one after the other"
+    console.print(f"\nTraining {models}: {', '.join(plan.recipes)}")
     connection = Connection(url)
     if webhook:
         connection.post("/webhooks", {"url": webhook, "name": "demo", "min_severity": "info"})

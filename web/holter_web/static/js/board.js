@@ -10,7 +10,7 @@ import { onTheme } from "./plotly.js";
 
 const AXES = [
   ["step", "Step"],
-  ["time", "Time"],
+  ["time", "Time (UTC)"],
   ["relative", "Elapsed"],
 ];
 const MARGIN = 400; // px beyond the screen at which charts are drawn
