@@ -89,10 +89,10 @@ def enqueue(conn: Connection, run: RunRow, type: str, data: dict[str, Any], now:
     """Write a message for every enabled receiver that wants it; the ids of the deliveries.
 
     Args:
-        type: incident.firing, incident.resolved or run.state.
-        data: the body's ``data``; an incident's severity in it decides who wants it.
+        type: one of `holter_db.webhooks.TYPES`.
+        data: the body's ``data``; the severity of an incident or alert in it decides who wants it.
     """
-    about = data.get("incident") or {}
+    about = data.get("incident") or data.get("alert") or {}
     wanted = [hook for hook in list_webhooks(conn) if hook.wants(run.project, type, about.get("severity"))]
     place = {"run_id": run.id, "incident": about.get("id")}
     return [_write(conn, type, data, now, webhook=hook.id, **place) for hook in wanted]

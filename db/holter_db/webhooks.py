@@ -18,7 +18,7 @@ from holter_db.schema import deliveries, webhooks
 
 __all__ = ["TYPES", "WebhookRow", "add_webhook", "delete_webhook", "get_webhook", "list_webhooks"]
 
-TYPES = ("incident.firing", "incident.resolved", "run.state")
+TYPES = ("incident.firing", "incident.resolved", "run.state", "run.alert")
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,7 @@ class Pipeline:
         if self._heeded():
             _tell_points(tx, run.id, appended)
         _tell_events(tx, run.id, frame.writer, appended)
+        self._forward_alerts(tx, run, appended)
         return self._receipt(tx, run, appended.seq, fired)
 
     def _receipt(
@@ -188,6 +189,13 @@ class Pipeline:
             "run": shapes.run_in_webhook(run, self._page_url(run.id)),
         }
         self._enqueue(tx, run, type_, data)
+
+    def _forward_alerts(self, tx: Transaction, run: RunRow, appended: Appended) -> None:
+        """What the user's own code calls an alert is told as one; the service doesn't judge it."""
+        for event in appended.events:
+            if event.kind == "alert":
+                about = shapes.run_in_webhook(run, self._page_url(run.id))
+                self._enqueue(tx, run, "run.alert", {"alert": shapes.alert_in_webhook(event), "run": about})
 
     def _enqueue(self, tx: Transaction, run: RunRow, type_: str, data: dict[str, Any]) -> None:
         # Messages of one transaction are told apart by microseconds, so that they leave in the order of their causes.

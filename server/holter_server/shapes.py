@@ -89,6 +89,13 @@ def event_fields(logged: Event) -> Shape:
     return {name: getattr(logged, name) for name in ("time", "step", "kind", "severity", "text", "data")}
 
 
+def alert_in_webhook(logged: Event) -> Shape:
+    """An alert of the user's; what is not the agent's own event has its text as the title."""
+    said = {"title": logged.text, "text": ""} | logged.data
+    fields = ("severity", "step", "time")
+    return {"title": said["title"], "text": said["text"]} | {name: getattr(logged, name) for name in fields}
+
+
 def metric(info: MetricInfo) -> Shape:
     return {**_plain(info), "series": [_plain(item) for item in info.series]}
 

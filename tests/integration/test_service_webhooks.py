@@ -120,6 +120,27 @@ def test_states_of_runs_are_told(service, receiver, hook, wait):
     assert body["data"]["run"]["state"] == "finished"
 
 
+def test_an_alert_of_the_training_is_told(service, receiver, wait):
+    """`run.alert` reaches a person, unless it is milder than what the webhook asks for; other events don't."""
+    service.post("/webhooks", {"url": receiver.url, "min_severity": "warning"})
+    run = service.start()
+    said = {"title": "disk", "text": "90 % full"}
+    events = [
+        {"time": 1.0, "text": "stage 2", "kind": "stage"},
+        {"time": 2.0, "text": "fyi", "kind": "alert", "severity": "info"},
+        {"time": 3.0, "text": "disk: 90 % full", "kind": "alert", "severity": "critical", "step": 7, "data": said},
+    ]
+    body = {"points": [], "events": events, "seq": 1}
+    for _ in range(2):  # a retry must not tell it twice
+        service.post(f"/runs/{run}/points", body)
+    service.post(f"/runs/{run}/finish", {})
+    wait(lambda: "run.state" in receiver.types(), "what comes after it")
+    assert receiver.types() == ["run.alert", "run.state"]
+    data = receiver.received[0].json["data"]
+    assert data["alert"] == {"title": "disk", "text": "90 % full", "severity": "critical", "step": 7, "time": 3.0}
+    assert data["run"]["id"] == run
+
+
 def test_each_hears_only_what_it_asked_for(service, receiver, wait):
     """By project, type and severity."""
     service.post("/webhooks", {"url": f"{receiver.url}/other", "project": "other"})

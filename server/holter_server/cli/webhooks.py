@@ -34,6 +34,7 @@ class EventType(StrEnum):
     firing = "incident.firing"
     resolved = "incident.resolved"
     state = "run.state"
+    alert = "run.alert"
 
 
 @webhooks.command()

@@ -18,7 +18,7 @@ from holter_server.writing import Transaction
 
 router = APIRouter(tags=["webhooks"])
 
-DeliveryType = Literal["incident.firing", "incident.resolved", "run.state"]
+DeliveryType = Literal["incident.firing", "incident.resolved", "run.state", "run.alert"]
 
 
 class WebhookRequest(BaseModel):
@@ -28,7 +28,7 @@ class WebhookRequest(BaseModel):
     url: str = Field(max_length=2000, examples=["https://example.org/holter"])
     name: str = Field("", max_length=200)
     project: str | None = Field(None, description="only this project's runs; null: every project")
-    types: list[DeliveryType] = ["incident.firing", "incident.resolved", "run.state"]
+    types: list[DeliveryType] = ["incident.firing", "incident.resolved", "run.state", "run.alert"]
     min_severity: Literal["info", "warning", "critical"] = "warning"
 
 
