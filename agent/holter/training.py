@@ -114,7 +114,7 @@ class Run:
             self._notices.warn("event", f"an event was left out: {clean_text(error)} ({type(error).__name__})")
 
     def alert(self, title: str, text: str = "", severity: Severity = "warning") -> None:
-        """Raise an alert of your own: an event of kind "alert", which the service also sends to webhooks as `run.alert`."""
+        """Raise an alert of your own: an event of kind "alert", which the service sends to webhooks as `run.alert`."""
         title, text = clean_text(title), clean_text(text)
         body = f"{title}: {text}" if text else title
         self.event(body, kind="alert", severity=severity, data={"title": title, "text": text})
