@@ -365,3 +365,28 @@ class RulesAnswer(Answer):
     rules: list[dict[str, Any]]
     packs: list[str]
     project_rules: str | None
+
+
+class WouldBeIncident(Answer):
+    rule: str
+    kind: str
+    severity: Severity
+    metric: str
+    writer: str
+    step: int | None
+    resolved_step: int | None
+    message: str
+    advice: str
+
+
+class BacktestOfRun(Answer):
+    run: str
+    name: str
+    incidents: list[WouldBeIncident]
+    already: int
+
+
+class BacktestAnswer(Answer):
+    runs: list[BacktestOfRun]
+    fired: int
+    rules: dict[str, int]

@@ -1,16 +1,17 @@
-"""`holter rules`: what the service watches for, and whether a file of your own rules is right."""
+"""`holter rules`: what the service watches for, whether a file of rules is right, and what it would have said."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
-from holter_server.cli.connection import AsJson
+from holter_server.cli.connection import DEFAULT_URL, AsJson, Connection, Token, Url
 from holter_server.cli.failure import Failure
-from holter_server.cli.screen import plain_table, print_json, severity_text, stdout
+from holter_server.cli.screen import plain_table, print_json, severity_text, stdout, step
 
 if TYPE_CHECKING:
     from holter.health import RuleError, RuleSet
@@ -56,6 +57,43 @@ def check(file: RuleFile, as_json: AsJson = False) -> None:
         print_json({"file": str(file), "valid": True, "rules": len(described)})
         return
     stdout().print(Text(f"{file}: right; {len(described)} rules watch with it"))
+
+
+@rules.command()
+def backtest(
+    file: RuleFile,
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Ids, unique prefixes, or project/name.")],
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Try a file of rules on stored runs: the incidents they would have had, beside how many they really had."""
+    _parse(file)  # a mistake is told in the file's own name, before the service is asked
+    connection = Connection(url, token)
+    ids = dict.fromkeys(connection.run(run)["id"] for run in runs)
+    text = file.read_text(encoding="utf-8")
+    # One call each: a long run may take as long as a call may last.
+    answers = [connection.post("/rules/backtest", {"rules": text, "runs": [run]}) for run in ids]
+    results = [result for answer in answers for result in answer["runs"]]
+    counts = Counter(incident["rule"] for result in results for incident in result["incidents"])
+    if as_json:
+        print_json({"runs": results, "fired": counts.total(), "rules": dict(counts)})
+        return
+    _show_backtest(results)
+
+
+def _show_backtest(results: list[dict[str, Any]]) -> None:
+    summary = plain_table("run", "name", "incidents", "really had", right=("incidents", "really had"))
+    table = plain_table("run", "severity", "rule", "step", "until", "message", flexible=("rule", "message"))
+    for result in results:
+        summary.add_row(result["run"], Text(result["name"]), str(len(result["incidents"])), str(result["already"]))
+        for found in result["incidents"]:
+            steps = (step(found["step"]), step(found["resolved_step"]))
+            severity, rule, message = severity_text(found["severity"]), Text(found["rule"]), Text(found["message"])
+            table.add_row(result["run"], severity, rule, *steps, message)
+    stdout().print(summary)
+    if table.row_count:
+        stdout().print(Text(""), table, sep="\n")
 
 
 def _parse(file: Path) -> RuleSet:
