@@ -208,7 +208,8 @@ def _changed(row: RowMapping, transition: Transition, now: float) -> dict[str, A
     if transition.action == "resolve":
         ended = {"state": "resolved", "resolved_at": now, "resolved_step": transition.step}
         return values | ended | {"resolution": transition.message}
-    values |= {"severity": transition.severity, "message": transition.message, "actions": transition.actions}
+    now_so = ("kind", "severity", "message", "actions")  # a spike that stays becomes an explosion
+    values |= {name: getattr(transition, name) for name in now_so}
     known = {name: getattr(transition, name) for name in ("value", "threshold", "baseline")}
     values |= {name: value for name, value in known.items() if value is not None}
     if transition.advice:

@@ -53,5 +53,5 @@ def _enter(found: dict[str, dict[str, Any]], transition: Transition) -> None:
     elif transition.action == "resolve":
         incident["resolved_step"] = transition.step
     else:
-        incident |= {"severity": transition.severity, "message": transition.message}
+        incident |= {name: getattr(transition, name) for name in ("kind", "severity", "message")}
         incident["advice"] = transition.advice or incident["advice"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -65,6 +66,14 @@ def test_an_incident_opens_changes_and_resolves(database: Database, run: str) ->
     assert (last.state, last.resolved_step, last.resolved_at, last.last_step) == ("resolved", 20, NOW + 3, 20)
     assert last.evidence == {"mean": 2.0, "first": [1, 2], "calm": 10}
     assert (last.message, last.resolution, last.advice) == ("escalate: 7.5 > 5", "resolve: 7.5 > 5", "clip it")
+
+
+def test_a_spike_that_stays_becomes_an_explosion(database: Database, run: str) -> None:
+    """The kind follows the engine, as the severity does."""
+    with database.write() as conn:
+        (spike,) = apply(conn, run, [replace(transition("open", severity="warning"), kind="spike")], NOW)
+        (stayed,) = apply(conn, run, [replace(transition("escalate"), kind="explosion")], NOW + 1)
+    assert (spike.incident.kind, stayed.incident.kind) == ("spike", "explosion")
 
 
 def test_the_value_that_fired_may_be_nan(database: Database, run: str) -> None:
