@@ -68,6 +68,12 @@ class Client:
         """Incidents of all runs."""
         return list(self.pages("/incidents", "incidents", {"state": state, "severity": severity}))
 
+    def compare(self, baseline: Patterns, candidate: Patterns, metrics: Patterns = "*") -> dict[str, Any]:
+        """Runs against runs, by id: gate, rows, verdict, reason, path. Several runs of one side are seeds of it."""
+        sides = {"baseline": baseline, "candidate": candidate, "metrics": metrics}
+        body = {name: [given] if isinstance(given, str) else list(given) for name, given in sides.items()}
+        return dict(self.request("POST", "/compare", body=body)["comparison"])
+
     # --- requests ---------------------------------------------------------------------------------------------
 
     def get(self, path: str, query: Mapping[str, Any] | None = None) -> Any:

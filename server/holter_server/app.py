@@ -25,6 +25,7 @@ from holter_server.errors import CatchFaults, install_error_handlers
 from holter_server.openapi import install_openapi
 from holter_server.routes import (
     commands,
+    compare,
     figures,
     incidents,
     ingest,
@@ -41,7 +42,7 @@ from holter_server.settings import Settings
 __all__ = ["create_app"]
 
 API = "/api/v1"
-API_ROUTERS = (runs, ingest, series, figures, incidents, commands, webhooks, rules, live)
+API_ROUTERS = (runs, ingest, series, figures, incidents, commands, webhooks, rules, compare, live)
 
 SECURITY_HEADERS = {
     # plotly.js writes style elements of its own and exports pictures as data: and blob: addresses.

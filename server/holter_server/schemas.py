@@ -390,3 +390,44 @@ class BacktestAnswer(Answer):
     runs: list[BacktestOfRun]
     fired: int
     rules: dict[str, int]
+
+
+class ComparisonGate(Answer):
+    status: Literal["ok", "INCOMPLETE", "CONFOUNDED", "NOT_APPLIED"]
+    reasons: list[str]
+
+
+class ConfigDifference(Answer):
+    key: str
+    baseline: Any
+    candidate: Any
+
+
+class ComparisonRow(Answer):
+    criterion: Literal["stability", "accuracy", "loss", "speed", "memory"]
+    metric: str
+    baseline: Number | None
+    candidate: Number | None
+    difference: Number | None
+    winner: Literal["baseline", "candidate", "tie", "undetermined"]
+    arithmetic: str
+
+
+class ComparisonStep(Answer):
+    question: str
+    answer: str
+    because: str
+
+
+class Comparison(Answer):
+    gate: ComparisonGate
+    common_last_step: int | None
+    config_differences: list[ConfigDifference]
+    rows: list[ComparisonRow]
+    verdict: Literal["baseline", "candidate", "undetermined"]
+    reason: str
+    path: list[ComparisonStep]
+
+
+class ComparisonAnswer(Answer):
+    comparison: Comparison

@@ -36,6 +36,8 @@ CALLS = {
     "/api/v1/deliveries": {"get"},
     "/api/v1/deliveries/{id}/redeliver": {"post"},
     "/api/v1/rules": {"get"},
+    "/api/v1/rules/backtest": {"post"},
+    "/api/v1/compare": {"post"},
     "/api/v1/projects": {"get"},
     "/api/v1/projects/{name}/rules": {"put"},
     "/healthz": {"get"},
