@@ -43,6 +43,7 @@ def test_a_typo_names_line_and_allowed_keys(tmp_path: Path) -> None:
     what, todo = result.stderr.splitlines()
     assert "line 3" in what
     assert "'severty'" in what
+    assert what.endswith("did you mean 'severity'?")  # the keys are listed once, in the second line
     assert todo.startswith("  Allowed here: ")
     assert "severity" in todo
     assert _rules("list", "--file", str(file)).exit_code == 1

@@ -120,5 +120,5 @@ def _wrong(error: RuleError) -> Failure:
     """The message names file and line; the keys that are allowed there go into the second line."""
     if not error.allowed_keys:
         return Failure(str(error), "docs/health.md shows rules that are right")
-    what = str(error).split("; allowed: ", maxsplit=1)[0]
+    what = str(error).split(" allowed: ", maxsplit=1)[0].rstrip(";")
     return Failure(what, f"Allowed here: {', '.join(error.allowed_keys)}")
