@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from holter.health import Engine, Facts, RuleSet, Transition
+from holter.health import Engine, RuleSet, Transition
 from holter_db import runs
 from holter_db.database import Connection
 from holter_db.replay import count_incidents, iter_batches
 from holter_db.runs import LIVE_STATES, RunRow
+from holter_server.engines import facts_of
 from holter_server.ingest import vitals
 
 __all__ = ["backtest"]
@@ -38,7 +39,7 @@ def backtest(conn: Connection, run_id: str, rules: RuleSet) -> dict[str, Any]:
 
 
 def _replay(conn: Connection, run: RunRow, rules: RuleSet) -> Iterator[Transition]:
-    engine = Engine(rules, Facts(run.planned_steps, dict(run.config), tuple(run.tags)))
+    engine = Engine(rules, facts_of(run))
     for batch in iter_batches(conn, run.id):
         yield from engine.observe(batch)
     if run.state not in LIVE_STATES:

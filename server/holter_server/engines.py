@@ -17,7 +17,7 @@ from holter_db import rule_sets, rule_state
 from holter_db.runs import RunRow
 from holter_server.writing import Transaction
 
-__all__ = ["Engines"]
+__all__ = ["Engines", "facts_of"]
 
 log = logging.getLogger("holter.server")
 
@@ -46,7 +46,7 @@ class Engines:
         conn = transaction.conn
         version, saved = rule_state.load(conn, run.id)
         text = rule_sets.get(conn, run.project)
-        facts = Facts(run.planned_steps, dict(run.config), tuple(run.tags))
+        facts = facts_of(run)
         # Taken out while it changes: should anything fail below, the next frame rebuilds it.
         kept = self._kept.pop(run.id, None)
         if kept is None or (kept.version, kept.rules, kept.facts) != (version, text, facts):
@@ -70,6 +70,11 @@ class Engines:
             if len(self._rules) > RULE_SETS_KEPT:
                 self._rules.popitem(last=False)
         return self._rules[text]
+
+
+def facts_of(run: RunRow) -> Facts:
+    """What the rules may know of a run besides its points."""
+    return Facts(run.planned_steps, dict(run.config), tuple(run.tags))
 
 
 def _parse(text: str | None) -> RuleSet:

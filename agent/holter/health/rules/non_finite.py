@@ -61,7 +61,6 @@ class NonFiniteState(State):
 
     last: dict[str, float] = msgspec.field(default_factory=dict)  # the newest value of each metric that matters
     gradients: int = 0  # the newest grad norms as bits, newest lowest, 1 for non-finite
-    has_gradient: bool = False
     mixed_precision: bool = False  # a loss scale is logged
     training: Episode | None = None
     evaluation: Episode | None = None
@@ -105,7 +104,6 @@ class NonFinite(Check, frozen=True, kw_only=True):
         for column in scan.columns:
             state.last[scan.names[column]] = float(scan.values[column, -1])
             if scan.roles[column] is Role.GRAD_NORM:
-                state.has_gradient = True
                 state.gradients = (state.gradients << min(scan.rows, _RECENT_GRADIENTS)) & _mask()
 
     def tick(self, vitals: Vitals, progress: Progress, state: NonFiniteState, signs: list[Sign]) -> None:
@@ -155,7 +153,6 @@ class Look:
         for name, role, value in self.record:
             state.last[name] = value
             if role is Role.GRAD_NORM:
-                state.has_gradient = True
                 state.gradients = (state.gradients << 1 | (not math.isfinite(value))) & _mask()
                 if state.training is not None:
                     state.training.grad_step = self.step
