@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from holter.journal import Answer, End, Happened
+from holter.records import Answer, End, Happened
 from holter.values import Deferred, Row
 
 __all__ = ["LoggedRow", "MemoryJournal"]

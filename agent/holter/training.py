@@ -6,33 +6,31 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from math import isfinite
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from holter.commands import Inbox
 from holter.environment import plain
-from holter.journal import Answer, End, Happened, Journal
+from holter.journal import Journal
 from holter.notices import Notices
-from holter.values import INT64_MAX, NotANumber, clean_text, flatten, scalar, snapshot, whole
+from holter.records import Answer, End, Happened
+from holter.shipper import Shipper
+from holter.values import INT64_MAX, Deferred, NotANumber, clean_text, flatten, scalar, snapshot, whole
 from holter.watcher import Watcher
 from holter.wire import CommandUpdate, Event, IncidentNotice, Receipt, RunFinish
 
-__all__ = ["EndState", "Run", "Severity", "Shipping"]
+if TYPE_CHECKING:
+    from holter.guard import Sentry
+
+__all__ = ["EndState", "Run", "Severity"]
 
 EndState = Literal["finished", "failed", "stopped"]
 Severity = Literal["info", "warning", "critical"]
-_FLOATS = {float}
+_FLOATS: list[list[type]] = [[float] * width for width in range(65)]  # the types of a row of so many floats
 KEPT_TEXTS_MAX = 1_000  # values that are no numbers, kept as events
-
-
-class Shipping(Protocol):
-    """What a run needs of its shipper."""
-
-    def start(self) -> None: ...
-    def close(self, seal: Callable[[], None], timeout: float) -> bool: ...
-    def abandon(self) -> None: ...
 
 
 class Run:
@@ -48,11 +46,12 @@ class Run:
         name: str | None = None,
         attempt: str = "",
         writer: str = "rank0",
-        shipper: Shipping | None = None,
+        shipper: Shipper | None = None,
         directory: Path | None = None,
         url: str | None = None,
         first_step: int = 0,
         finish_timeout: float = 10.0,
+        facts: tuple[int | None, dict[str, Any], Iterable[str]] = (None, {}, ()),
         on_end: Callable[[Run], None] = lambda _: None,
     ) -> None:
         self.id, self.project, self.name, self.attempt, self.writer = id, project, name, attempt, writer
@@ -68,8 +67,14 @@ class Run:
         self._texts_kept = 0
         self._watchers: list[Watcher] = []
         self._finish_timeout, self._on_end = finish_timeout, on_end
+        self._facts = facts  # planned steps, configuration, tags: what rules may depend on
+        self._rules: str | None = None
+        self._sentry: Sentry | None = None
+        self._acts = False  # a non-finite value may make the rules stop the training, or have it save
+        self._before: tuple[tuple[str, ...], int, float, list[float]] | None = None  # the row before the latest
+        self.skip_step = False  # the latest row has a non-finite loss or gradient norm: leave out this update
         self._closed = False
-        self._closing = threading.Lock()
+        self._closing = threading.RLock()  # a signal's handler may call finish while finish runs
         self._pid = os.getpid()
         self.logged_at = 0.0  # time.time() of the latest `log`
 
@@ -85,9 +90,11 @@ class Run:
             self._refuse("log")
             return
         try:
-            if type(step) is int and type(values) is dict and -INT64_MAX <= step <= INT64_MAX:
+            if type(step) is int and type(values) is dict and not self._watchers:
                 metrics, row = tuple(values), list(values.values())
-                if metrics in self._known and not self._watchers and self._log_known(metrics, row, step):
+                floats = list(map(type, row)) == _FLOATS[len(row) if len(row) < 65 else 0] or _make_floats(row)
+                if floats and metrics in self._known and -INT64_MAX <= step <= INT64_MAX:
+                    self._record(metrics, row, step)
                     return
             self._log_anything(values, step)
         except Exception as error:  # noqa: BLE001 - a user's object may raise anything while it is looked at
@@ -149,8 +156,14 @@ class Run:
             return
         self._inbox.register(clean_text(name), function)
 
+    def follow(self, rules: str | None, acts: bool) -> None:
+        """The project's rules have changed. Called by the shipper's thread."""
+        if rules != self._rules:
+            self._sentry = None
+        self._rules, self._acts = rules, acts
+
     def receive(self, receipt: Receipt) -> None:
-        """What the service answered to a frame. Called by the shipping thread."""
+        """What the service or the guard wants this training to know. Called by the shipper's thread."""
         for order in receipt.commands:
             self._inbox.receive(order)
         for notice in receipt.incidents:
@@ -169,8 +182,8 @@ class Run:
         with self._closing:
             if self._closed:
                 return
-            self._record_watched()
             self._closed = True
+            self._record_watched()
         for watcher in self._watchers:
             watcher.close()
         self._on_end(self)
@@ -212,20 +225,45 @@ class Run:
         now = time.time()
         self._journal.points(metrics, step, now, row)
         self.step, self._next_step, self.logged_at = step, step + 1, now
+        if type(row) is list and not isfinite(sum(row)):
+            self._note_non_finite(metrics, row)
+        elif self.skip_step:
+            self.skip_step = False
+        if self._acts:
+            self._stand_guard(metrics, row, step, now)
         if self._inbox.waiting:
             self._inbox.carry_out(step)
 
-    def _log_known(self, metrics: tuple[str, ...], row: list[Any], step: int) -> bool:
-        """The short way, for names that are known to be good. False if a value needs a closer look."""
-        if {*map(type, row)} != _FLOATS:
-            try:
-                row = [scalar(value) for value in row]
-            except NotANumber:
-                return False
-            if {*map(type, row)} != _FLOATS:
-                return False
-        self._record(metrics, row, step)
-        return True
+    def _note_non_finite(self, metrics: tuple[str, ...], row: list[float]) -> None:
+        """Set `skip_step` if a value that the training depends on is NaN or infinite (or only the sum was)."""
+        from holter.health.roles import TRAINING, role_of  # noqa: PLC0415 - for sick rows only
+
+        bad = [name for name, value in zip(metrics, row, strict=True) if not isfinite(value)]
+        self.skip_step = any(role_of(name) in TRAINING for name in bad)
+        if bad and self._acts and self._sentry is None:
+            self._post_sentry()
+
+    def _post_sentry(self) -> None:
+        from holter.guard import Sentry  # noqa: PLC0415 - some 50 ms, once, in a run that is sick
+        from holter.health import Facts  # noqa: PLC0415
+
+        planned_steps, config, tags = self._facts
+        self._sentry = Sentry(self._rules, Facts(planned_steps, config, tuple(tags)), self.writer)
+        if self._before is not None:
+            self._sentry.observe(*self._before)
+
+    def _stand_guard(self, metrics: tuple[str, ...], row: Any, step: int, now: float) -> None:
+        """The rules on non-finite values, on this thread: what they want of the training holds within this step."""
+        if isinstance(row, Deferred):
+            return  # the shipper's guard sees it as soon as the device has it
+        if self._sentry is not None:
+            receipt = self._sentry.observe(metrics, step, now, row)
+            if receipt is not None:
+                self.receive(receipt)
+            if self._sentry.idle:
+                self._sentry = None
+        else:
+            self._before = (metrics, step, now, row)
 
     def _log_anything(self, values: Any, step: Any) -> None:
         number = self._next_step if step is None else self._whole(step)
@@ -332,13 +370,12 @@ class Run:
         return "finished"
 
     def _end(self, state: EndState, reason: str | None, timeout: float) -> bool:
-        speaks = self.writer == "rank0" or state == "failed"  # the other ranks' ends don't end the run
         text = None if reason is None else clean_text(reason)
         finish = RunFinish(state, self.attempt, self.writer, time.time(), text)
 
         def seal() -> None:
             self._inbox.close(self.step)
-            self._journal.put(End(finish if speaks else None))
+            self._journal.put(End(finish))
             self._journal.close()
 
         if self._shipper is None:
@@ -353,10 +390,28 @@ class Run:
             self._notices.say(f"recorded in {self.directory}; ship it with: holter sync {self.directory}")
         elif complete:
             self._notices.say(f"run {self.id} is complete at {self.url}")
+        elif self._shipper is not None and self._shipper.goes_on:
+            self._notices.warn(
+                "leftover",
+                f"not everything is shipped yet; that goes on in the background, and what is left then is in "
+                f"{self.directory}: holter sync {self.directory}",
+            )
         else:
             self._notices.warn(
                 "leftover", f"not everything is shipped; the rest is in {self.directory}: holter sync {self.directory}"
             )
+
+
+def _make_floats(row: list[Any]) -> bool:
+    """Turn host values into floats, in place; False, and nothing changed, if one of them needs a closer look."""
+    try:
+        floats = [scalar(value) for value in row]
+    except NotANumber:
+        return False
+    if all(type(value) is float for value in floats):
+        row[:] = floats
+        return True
+    return False
 
 
 def _traceback(error: BaseException) -> str:

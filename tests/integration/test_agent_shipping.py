@@ -21,11 +21,15 @@ def service() -> Iterator[FakeService]:
         yield service
 
 
-@pytest.fixture
-def begin(tmp_path: Path, service: FakeService, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., holter.Run]]:
-    """`holter.init` against the fake service, with short pauses."""
+@pytest.fixture(params=["process", "thread"])
+def begin(
+    tmp_path: Path, service: FakeService, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., holter.Run]]:
+    """`holter.init` against the fake service, with short pauses, shipping from a process and from a thread."""
+    monkeypatch.setenv("HOLTER_SHIPPER", request.param)
     monkeypatch.setenv("HOLTER_HEARTBEAT", "0.2")
-    monkeypatch.setattr("holter.shipper.SLOW_RETRY", 0.2)
+    monkeypatch.setenv("HOLTER_SLOW_RETRY", "0.2")
+    monkeypatch.setenv("HOLTER_LINGER", "0")
 
     def init(**arguments: object) -> holter.Run:
         return holter.init(**({"project": "p", "url": service.url, "dir": tmp_path} | arguments))  # type: ignore[arg-type]
