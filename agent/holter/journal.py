@@ -17,16 +17,15 @@ import os
 import struct
 import threading
 import time
-import zlib
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
+from zlib import crc32
 
 from holter.notices import Notices
 from holter.records import (
     END_OF_SEGMENT,
-    FRAME,
     FRAME_BYTES,
     HEADER_BYTES,
     POINTS,
@@ -72,12 +71,13 @@ _Queued = tuple[tuple[str, ...], int, float, Row] | Happened | Answer | End
 class _Layout:
     """How rows of one set of metrics are written."""
 
-    __slots__ = ("number", "pack", "room", "size", "width")
+    __slots__ = ("length", "number", "pack", "room", "size", "width")
 
     def __init__(self, number: int, width: int) -> None:
         form = struct.Struct(f"{POINTS.format}{width}d")
         self.number, self.width, self.pack, self.size = number, width, form.pack, form.size
         self.room = next_multiple(FRAME_BYTES + form.size)
+        self.length = form.size << 32  # as it stands above the checksum
 
 
 def segments_of(folder: Path) -> list[int]:
@@ -112,12 +112,14 @@ class MappedJournal:
         self._lock = threading.Lock()
         self._waiting: deque[_Queued] = deque()
         self._layouts: dict[tuple[str, ...], _Layout] = {}
+        self._latest: tuple[tuple[str, ...] | None, _Layout] = (None, _Layout(0, 0))  # the layout used last
         self._numbers = 0
         self._values = 0  # in all segments so far
         self._dropped = self._dropped_written = 0
         self._retry_at = 0.0
         self._closed = False
         self._map: mmap.mmap | None = None
+        self._words = memoryview(b"").cast("Q")  # the map as words of 64 bits: one of them is written at once
         self._file = -1
         self._segment, self._offset, self._size = 0, 0, 0
         self._pump: threading.Thread | None = None
@@ -136,18 +138,18 @@ class MappedJournal:
             self._queue((metrics, step, time, row))
             return
         try:
-            layout = self._layouts.get(metrics)
-            if layout is None or self._offset + layout.room > self._size:
-                written = self._write_points(metrics, step, time, row)
-            else:
+            latest, layout = self._latest
+            start = self._offset
+            if latest is metrics and start + layout.room <= self._size:
                 payload = layout.pack(layout.number, 0, step, time, *row)
-                start = self._offset
                 data = start + 8
                 self._map[data : data + layout.size] = payload  # type: ignore[index]
-                FRAME.pack_into(self._map, start, zlib.crc32(payload), layout.size)  # type: ignore[arg-type]
+                self._words[start >> 3] = layout.length | crc32(payload)
                 self._offset = start + layout.room
                 self._values += layout.width
                 written = True
+            else:
+                written = self._write_points(metrics, step, time, row)
         finally:
             self._lock.release()
         if not written:
@@ -277,6 +279,7 @@ class MappedJournal:
             return self._write_points(metrics, step, time, row)  # a new segment names its metrics anew
         self._place(layout.pack(layout.number, 0, step, time, *row))
         self._values += layout.width
+        self._latest = (metrics, layout)
         return True
 
     def _write(self, record: Record) -> bool:
@@ -288,11 +291,11 @@ class MappedJournal:
         return True
 
     def _place(self, payload: bytes) -> None:
-        """Payload first, its length last."""
+        """Payload first; its checksum and length last, in one piece."""
         assert self._map is not None
         data = self._offset + FRAME_BYTES
         self._map[data : data + len(payload)] = payload
-        FRAME.pack_into(self._map, self._offset, zlib.crc32(payload), len(payload))
+        self._words[self._offset >> 3] = len(payload) << 32 | crc32(payload)
         self._offset = next_multiple(data + len(payload))
 
     def _make_room(self, room: int) -> bool:
@@ -330,8 +333,10 @@ class MappedJournal:
         new.map[:HEADER_BYTES] = SegmentHeader(number, self._values, time.time()).pack()
         if self._segment:
             self._close_segment(whole=True)
-        self._map, self._file, self._segment, self._size, self._offset = new.map, new.file, number, size, HEADER_BYTES
+        self._map, self._words = new.map, memoryview(new.map).cast("Q")
+        self._file, self._segment, self._size, self._offset = new.file, number, size, HEADER_BYTES
         self._layouts.clear()
+        self._latest = (None, self._latest[1])
 
     def _close_segment(self, *, whole: bool) -> None:
         """``whole``: another one follows."""
@@ -340,7 +345,8 @@ class MappedJournal:
         if segment is None:
             return
         if whole and self._offset + FRAME_BYTES <= self._size:
-            FRAME.pack_into(segment, self._offset, 0, END_OF_SEGMENT)
+            self._words[self._offset >> 3] = END_OF_SEGMENT << 32
+        self._words.release()
         segment.close()
         with contextlib.suppress(OSError):
             if not whole:
@@ -377,7 +383,8 @@ class MappedJournal:
         self._segment, self._size = number, next_multiple(offset) + LARGEST_SEGMENT // 8
         mapped = _Mapped(self._folder / segment_name(number), self._size, new=False)
         mapped.map[offset : self._size] = bytes(self._size - offset)  # a torn record must not look like one
-        self._map, self._file, self._offset = mapped.map, mapped.file, offset
+        self._map, self._words = mapped.map, memoryview(mapped.map).cast("Q")
+        self._file, self._offset = mapped.file, offset
         self._numbers = 1 << 20  # none that the dead writer has used in this segment
 
 

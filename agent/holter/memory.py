@@ -28,7 +28,7 @@ class MemoryJournal:
 
     def points(self, metrics: tuple[str, ...], step: int, time: float, row: Row) -> None:
         if self._keep:
-            values = row.resolve() if isinstance(row, Deferred) else row
+            values = row.resolve() if isinstance(row, Deferred) else map(float, row)
             self.rows.append(LoggedRow(step, dict(zip(metrics, values, strict=True)), time))
 
     def put(self, record: Happened | Answer | End) -> None:

@@ -106,9 +106,9 @@ class SegmentHeader(msgspec.Struct, frozen=True):
         Raises:
             ValueError: these bytes are no header of this format.
         """
-        if MAGIC.startswith(data.rstrip(b"\0")):
+        if MAGIC.startswith(data.rstrip(b"\0")) or (len(data) < HEADER.size and data.startswith(MAGIC)):
             return None
-        if len(data) < HEADER.size or not data.startswith(MAGIC):
+        if not data.startswith(MAGIC):
             raise ValueError("no segment of format 2")
         _, _, number, values_before, created = HEADER.unpack_from(data)
         return cls(number, values_before, created)

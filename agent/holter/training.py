@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from math import isfinite
 from pathlib import Path
+from struct import error as StructError
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -18,7 +19,7 @@ from holter.journal import Journal
 from holter.notices import Notices
 from holter.records import Answer, End, Happened
 from holter.shipper import Shipper
-from holter.values import INT64_MAX, Deferred, NotANumber, clean_text, flatten, scalar, snapshot, whole
+from holter.values import Deferred, NotANumber, clean_text, flatten, scalar, snapshot, whole
 from holter.watcher import Watcher
 from holter.wire import CommandUpdate, Event, IncidentNotice, Receipt, RunFinish
 
@@ -29,7 +30,7 @@ __all__ = ["EndState", "Run", "Severity"]
 
 EndState = Literal["finished", "failed", "stopped"]
 Severity = Literal["info", "warning", "critical"]
-_FLOATS: list[list[type]] = [[float] * width for width in range(65)]  # the types of a row of so many floats
+_now = time.time
 KEPT_TEXTS_MAX = 1_000  # values that are no numbers, kept as events
 
 
@@ -61,8 +62,9 @@ class Run:
         self.incidents: dict[str, IncidentNotice] = {}  # by id, as the service reported them
         self._journal, self._notices, self._shipper = journal, notices, shipper
         self._inbox = Inbox(self._answer, notices)
-        self._next_step = first_step
-        self._known: set[tuple[str, ...]] = set()
+        self._first_step = first_step
+        self._usual: tuple[str, ...] | None = None  # the names of the call before, where its values were plain numbers
+        self._alert = False  # a row needs a closer look even when it is finite
         self._texts: dict[str, str] = {}
         self._texts_kept = 0
         self._watchers: list[Watcher] = []
@@ -86,19 +88,24 @@ class Run:
         Values are numbers: Python's, numpy's, or tensors of one element on any device. Nested mappings become
         ``a/b``. What is no number is kept as an event, and said once; nothing is ever raised.
         """
-        if self._closed:
-            self._refuse("log")
-            return
         try:
-            if type(step) is int and type(values) is dict and not self._watchers:
-                metrics, row = tuple(values), list(values.values())
-                floats = list(map(type, row)) == _FLOATS[len(row) if len(row) < 65 else 0] or _make_floats(row)
-                if floats and metrics in self._known and -INT64_MAX <= step <= INT64_MAX:
-                    self._record(metrics, row, step)
+            # The short way, for the names of the call before, whose values were plain numbers, as these will be.
+            if type(values) is dict and type(step) is int and tuple(values) == self._usual:
+                row = [*values.values()]
+                total = sum(row)
+                if type(total) is float:
+                    now = _now()
+                    self._journal.points(self._usual, step, now, row)
+                    self.step, self.logged_at = step, now
+                    if total - total != 0.0 or self._alert or self._inbox.waiting:
+                        self._look_closer(self._usual, row, step, now)
                     return
-            self._log_anything(values, step)
+        except (TypeError, ValueError, OverflowError, StructError):
+            pass  # no plain numbers after all, or a step beyond 64 bits
         except Exception as error:  # noqa: BLE001 - a user's object may raise anything while it is looked at
-            self._notices.warn("log", f"a call of log was left out: {clean_text(error)} ({type(error).__name__})")
+            self._leave_out(error)
+            return
+        self._log_slowly(values, step)
 
     def event(
         self,
@@ -134,6 +141,7 @@ class Run:
         prefix = "watch/" if not self._watchers else f"watch/{len(self._watchers)}/"
         try:
             self._watchers.append(Watcher(model, optimizer, every, prefix, self._notices))
+            self._usual = None
         except Exception as error:  # noqa: BLE001 - anything may have been given
             self._notices.warn("watch", f"watch takes a torch module and an optimizer; it is off ({clean_text(error)})")
 
@@ -161,6 +169,7 @@ class Run:
         if rules != self._rules:
             self._sentry = None
         self._rules, self._acts = rules, acts
+        self._alert = self._alert or acts
 
     def receive(self, receipt: Receipt) -> None:
         """What the service or the guard wants this training to know. Called by the shipper's thread."""
@@ -184,6 +193,7 @@ class Run:
                 return
             self._closed = True
             self._record_watched()
+            self._usual = None
         for watcher in self._watchers:
             watcher.close()
         self._on_end(self)
@@ -214,25 +224,49 @@ class Run:
 
     def abandon(self) -> None:
         """In a forked child (a DataLoader worker): the recording is the parent's, and `log` does nothing here."""
-        self._closed = True
+        self._closed, self._usual = True, None
         self._journal.abandon()
         if self._shipper is not None:
             self._shipper.abandon()
 
     # --- inside -----------------------------------------------------------------------------------------------
 
+    def _log_slowly(self, values: Any, step: Any) -> None:
+        self._usual = None
+        if self._closed:
+            self._refuse("log")
+            return
+        try:
+            self._log_anything(values, step)
+        except Exception as error:  # noqa: BLE001 - as in log
+            self._leave_out(error)
+
+    def _leave_out(self, error: Exception) -> None:
+        self._notices.warn("log", f"a call of log was left out: {clean_text(error)} ({type(error).__name__})")
+
     def _record(self, metrics: tuple[str, ...], row: Any, step: int) -> None:
         now = time.time()
         self._journal.points(metrics, step, now, row)
-        self.step, self._next_step, self.logged_at = step, step + 1, now
+        self.step, self.logged_at = step, now
+        if type(row) is list and not self._watchers:
+            self._usual = metrics
+        self._look_closer(metrics, row, step, now)
+
+    def _look_closer(self, metrics: tuple[str, ...], row: Any, step: int, now: float) -> None:
+        """What is to be done on this thread: about a non-finite row, a rule, a command."""
         if type(row) is list and not isfinite(sum(row)):
             self._note_non_finite(metrics, row)
-        elif self.skip_step:
+        else:
             self.skip_step = False
         if self._acts:
             self._stand_guard(metrics, row, step, now)
+        self._alert = self._acts or self.skip_step
         if self._inbox.waiting:
             self._inbox.carry_out(step)
+
+    @property
+    def _next_step(self) -> int:
+        return self._first_step if self.step is None else self.step + 1
 
     def _note_non_finite(self, metrics: tuple[str, ...], row: list[float]) -> None:
         """Set `skip_step` if a value that the training depends on is NaN or infinite (or only the sum was)."""
@@ -277,12 +311,10 @@ class Run:
         if row:
             self._write_row(row, number)
         else:
-            self.step, self._next_step = number, number + 1
+            self.step = number
 
     def _write_row(self, numbers: dict[str, Any], step: int) -> None:
         metrics, row = tuple(numbers), list(numbers.values())
-        if len(self._known) < 10_000:
-            self._known.add(metrics)
         on_device = [position for position, value in enumerate(row) if not isinstance(value, float)]
         self._record(metrics, snapshot(row, on_device) if on_device else row, step)
 
@@ -400,18 +432,6 @@ class Run:
             self._notices.warn(
                 "leftover", f"not everything is shipped; the rest is in {self.directory}: holter sync {self.directory}"
             )
-
-
-def _make_floats(row: list[Any]) -> bool:
-    """Turn host values into floats, in place; False, and nothing changed, if one of them needs a closer look."""
-    try:
-        floats = [scalar(value) for value in row]
-    except NotANumber:
-        return False
-    if all(type(value) is float for value in floats):
-        row[:] = floats
-        return True
-    return False
 
 
 def _traceback(error: BaseException) -> str:
