@@ -50,15 +50,12 @@ class Ending:
 class Process:
     """The trainer, as its shipper sees it."""
 
-    def __init__(self, pid: int, folder: Path) -> None:
-        self.pid, self._folder = pid, folder
+    def __init__(self, pid: int, folder: Path, handle: int = -1) -> None:
+        """``handle``: a pidfd of it, opened while it lived for certain; -1 where there is none."""
+        self.pid, self._folder, self.handle = pid, folder, handle
         self._kernel_counts = _memory_events(pid)
         self._kills = _kills(self._kernel_counts)
-        self._sizes = {name: signals.size(folder, name) for name in (signals.CRASH, signals.ENDED)}
         self._status: int | None = None
-        self.handle = -1  # readable once the process has ended (Linux)
-        with contextlib.suppress(OSError, AttributeError):
-            self.handle = os.pidfd_open(pid)
 
     def alive(self) -> bool:
         """Whether it runs. The moment it does not, its exit status is looked up: it is there for a short time only."""
@@ -77,14 +74,8 @@ class Process:
         if self._status is None:
             state, status = _state(self.pid)
             self._status = status if state == "Z" else None
-        crash = signals.read(self._folder, signals.CRASH, self._sizes[signals.CRASH])
-        ended = signals.read(self._folder, signals.ENDED, self._sizes[signals.ENDED])
+        crash, ended = (signals.read(self._folder, name) for name in (signals.CRASH, signals.ENDED))
         return _conclude(self._status, crash, ended, out_of_memory=_kills(self._kernel_counts) > self._kills)
-
-    def close(self) -> None:
-        if self.handle >= 0:
-            os.close(self.handle)
-            self.handle = -1
 
 
 def _conclude(status: int | None, crash: str, ended: str, *, out_of_memory: bool) -> Ending:

@@ -25,6 +25,7 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     pid: int
     settings: Settings
     stacks_signal: int | None = None  # makes the trainer write its stacks
+    handle: int = -1  # a pidfd of the trainer, inherited
     whole_host: bool = True  # it samples the machine, too, and not only its own process
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 from holter import link
 from holter.errors import HolterError
 from holter.link import Done, Finish, Heard, Hello, News, Said
@@ -107,18 +109,24 @@ class ProcessShipper:
             "OPENBLAS_NUM_THREADS": "1",
             "MKL_NUM_THREADS": "1",
         }
-        with (Path(self._hello.spool) / "shipper.log").open("ab") as log:
+        # Opened here: by the time the shipper runs, a training of a few steps may be dead.
+        handle = _own_handle()
+        with contextlib.ExitStack() as files:
+            log = files.enter_context((Path(self._hello.spool) / "shipper.log").open("ab"))
+            if handle >= 0:
+                files.callback(os.close, handle)
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "holter.shipping"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
+                pass_fds=[handle] if handle >= 0 else [],
                 env=environment,
                 start_new_session=True,  # a terminal's Ctrl-C, and its end, are for the training
             )
         assert process.stdin is not None
         with contextlib.suppress(OSError):
-            link.write(process.stdin, self._hello)
+            link.write(process.stdin, msgspec.structs.replace(self._hello, handle=handle))
         return process
 
     def _say(self, message: Finish) -> None:
@@ -236,6 +244,14 @@ class ThreadShipper:
             self._finished.set()
         elif self._listener is not None:
             _pass_on(message, self._listener, self._notices)
+
+
+def _own_handle() -> int:
+    """A pidfd of this process; -1 where the system has none, or forbids it."""
+    try:
+        return os.pidfd_open(os.getpid())
+    except (OSError, AttributeError):
+        return -1
 
 
 def _pass_on(message: Heard | Said | News, listener: Listener, notices: Notices) -> None:

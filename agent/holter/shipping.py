@@ -39,7 +39,7 @@ def main() -> int:
         with lock, contextlib.suppress(OSError, ValueError):  # nobody listens any more
             link.write(output, message)
 
-    trainer = Process(hello.pid, Path(hello.spool))
+    trainer = Process(hello.pid, Path(hello.spool), hello.handle)
     Worker(hello, link.PipeControl(0, trainer.handle), tell, trainer=trainer).run()
     return 0
 
