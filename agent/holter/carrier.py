@@ -140,6 +140,8 @@ class Carrier:
                     break
                 if not self._note(outcome):
                     return
+                if not courier.behind:
+                    break  # what has come meanwhile fills the next frame
         if self._couriers and time.monotonic() - self._last_contact >= self._settings.heartbeat:
             self._beat(self._couriers[-1])
 

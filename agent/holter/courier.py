@@ -53,6 +53,7 @@ class Courier:
         self._batch: Batch | None = None
         self._limits = Limits()
         self._registered = False
+        self.behind = False  # the latest frame was full: more is waiting
 
     def open(self) -> bool:
         """Take the lock and read the cursor. False while somebody else is shipping this spool."""
@@ -118,6 +119,7 @@ class Courier:
         if batch.end == offset:
             return None
         self._batch = batch
+        self.behind = self._limits.reached(batch.points, len(batch.events))
         return batch
 
     def _register(self, read: float | None) -> Outcome:

@@ -24,6 +24,9 @@ class Limits:
     def halved(self) -> Limits:
         return Limits(max(1, self.values // 2), max(1, self.events // 2))
 
+    def reached(self, values: int, events: int) -> bool:
+        return values >= self.values or events >= self.events
+
     @property
     def smallest(self) -> bool:
         return self.values == 1
@@ -96,7 +99,7 @@ class Batcher:
                 break
             self._add(record, batch, rows)
             batch.end = end
-            if limits and (batch.points >= limits.values or len(batch.events) >= limits.events):
+            if limits and limits.reached(batch.points, len(batch.events)):
                 break
         rows.close()
         batch.values, batch.lost, batch.unwritten = self._values, self._lost, self._unwritten

@@ -34,7 +34,7 @@ from holter.wire import Event, RunFinish
 
 __all__ = ["Worker"]
 
-TICK = 0.05  # seconds between two looks at the journal
+TICK = 0.1  # seconds between two looks at the journal
 CLOCK_TICK = 1.0  # seconds between two looks of the rules at the clock
 STACKS_WAIT = 0.5  # seconds that the trainer's handler gets
 TEXT_MAX = 60_000  # characters of stacks in an event
