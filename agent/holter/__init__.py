@@ -33,6 +33,7 @@ __all__ = [
     "ServiceUnreachable",
     "SpoolError",
     "alert",
+    "batch",
     "event",
     "finish",
     "init",
@@ -61,9 +62,14 @@ def alert(title: str, text: str = "", severity: Severity = "warning") -> None:
     _call(lambda current: current.alert(title, text, severity))
 
 
-def watch(model: Any, optimizer: Any, every: int = 1) -> None:
+def watch(model: Any, optimizer: Any, every: int = 1, *, flight_recorder: int = 64) -> None:
     """`Run.watch` of the current run; nothing without one."""
-    _call(lambda current: current.watch(model, optimizer, every))
+    _call(lambda current: current.watch(model, optimizer, every, flight_recorder=flight_recorder))
+
+
+def batch(ids: Any) -> None:
+    """`Run.batch` of the current run; nothing without one."""
+    _call(lambda current: current.batch(ids))
 
 
 def on_command(name: str, function: Callable[..., Any]) -> None:

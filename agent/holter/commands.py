@@ -35,6 +35,10 @@ class Inbox:
     def register(self, name: str, handler: Handler) -> None:
         self._handlers[name] = handler
 
+    def offer(self, name: str, handler: Handler) -> None:
+        """Have ``handler`` carry it out as long as the training has none of its own."""
+        self._handlers.setdefault(name, handler)
+
     def receive(self, order: CommandOrder) -> None:
         """From any thread. The service repeats an order until it is answered, and the guard may have given it already:
         only the first one counts.

@@ -14,17 +14,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from holter.commands import Inbox
+from holter.device import Captured
 from holter.environment import plain
 from holter.journal import Journal
 from holter.notices import Notices
 from holter.records import Answer, End, Happened
 from holter.shipper import Shipper
 from holter.values import Deferred, NotANumber, clean_text, flatten, scalar, snapshot, whole
-from holter.watcher import Watcher
 from holter.wire import CommandUpdate, Event, IncidentNotice, Receipt, RunFinish
 
 if TYPE_CHECKING:
+    from holter.flight import Trigger
     from holter.guard import Sentry
+    from holter.watcher import Watcher
 
 __all__ = ["EndState", "Run", "Severity"]
 
@@ -133,17 +135,63 @@ class Run:
         body = f"{title}: {text}" if text else title
         self.event(body, kind="alert", severity=severity, data={"title": title, "text": text})
 
-    def watch(self, model: Any, optimizer: Any, every: int = 1) -> None:
-        """Record ``watch/grad_norm`` and ``watch/lr`` before each ``every``-th ``optimizer.step()``.
+    def watch(self, model: Any, optimizer: Any, every: int = 1, *, flight_recorder: int = 64) -> None:
+        """Record what every ``every``-th ``optimizer.step()`` tells, at the step of the next `log`.
 
-        They stand at the step of the next `log`. With gradient clipping the norm is the one after it.
+        ``watch/grad_norm`` (2-norm over all gradients, unscaled, before clipping) and ``watch/lr``, both also for each
+        of several parameter groups; ``watch/step_time`` (seconds), ``watch/throughput`` (optimizer steps a second),
+        ``watch/samples_per_second`` where `batch` is called; with a gradient scaler ``watch/amp_scale`` and
+        ``watch/amp_skipped`` (steps so far); at every tenth ``watch/update_ratio`` (‖Δw‖ / ‖w‖) and the allocator's
+        memory. Where parameters are sharded over ranks, names end in ``_local`` for what this rank's shard alone says.
+
+        ``flight_recorder``: norms of every gradient and weight are kept for so many optimizer steps; 0 keeps none.
         """
         prefix = "watch/" if not self._watchers else f"watch/{len(self._watchers)}/"
         try:
-            self._watchers.append(Watcher(model, optimizer, every, prefix, self._notices))
+            from holter.watcher import Watcher  # noqa: PLC0415 - `import holter` stays light
+
+            self._watchers.append(Watcher(model, optimizer, every, prefix, self._notices, flight_recorder))
             self._usual = None
+            self._inbox.offer("dump", self._dump_by_command)
         except Exception as error:  # noqa: BLE001 - anything may have been given
             self._notices.warn("watch", f"watch takes a torch module and an optimizer; it is off ({clean_text(error)})")
+
+    def batch(self, ids: Any) -> None:
+        """Say what the coming optimizer step learns from: ids, or an array, a tensor or a mapping of them or of data.
+
+        The flight recorder keeps at most 64 ids, how many there are, and a fingerprint. Several calls before one step
+        add up. Nothing is read from a device.
+        """
+        try:
+            if self._watchers:
+                from holter.batches import batch_of  # noqa: PLC0415 - as in watch
+
+                noted = batch_of(ids)
+                for watcher in self._watchers:
+                    watcher.note_batch(noted, noted.count)
+        except Exception as error:  # noqa: BLE001 - anything may have been given
+            self._notices.warn("batch", f"a batch was left out: {clean_text(error)} ({type(error).__name__})")
+
+    def dump_flight(self, trigger: Trigger) -> str | None:
+        """Read the flight recorder, keep all of it in a file, and record an event that says what was non-finite first.
+
+        At most once for each incident, and otherwise once a minute. To be called on the training thread: it waits for
+        the device. Returns the event's text; None if there was nothing to do.
+        """
+        recorders = [watcher.flight for watcher in self._watchers if watcher.flight is not None]
+        folder = None if self.directory is None else self.directory / "flight" / self.writer
+        events = []
+        for number, recorder in enumerate(recorders):
+            try:
+                if recorder.due(trigger):
+                    place = folder if folder is None or not number else folder / str(number)
+                    events.append(recorder.dump(trigger, self._next_step, place))
+            except Exception as error:  # noqa: BLE001 - a device that has failed may do anything
+                self._notices.warn("flight", f"the flight recorder could not be read: {clean_text(error)}")
+        told = [event for event in events if event.data["first"]] or events[:1]
+        for event in told:
+            self._journal.put(Happened(event))
+        return "; ".join(event.text for event in told) or None
 
     # --- being told -------------------------------------------------------------------------------------------
 
@@ -219,6 +267,8 @@ class Run:
             self.finish("stopped", "KeyboardInterrupt")
         else:
             reason = clean_text("".join(traceback.format_exception_only(error)).strip())
+            if self._watchers and not self._closed:
+                self._dump_by_exception()
             self.event(reason, "exception", severity="critical", data={"traceback": _traceback(error)})
             self.finish("failed", reason)
 
@@ -230,6 +280,16 @@ class Run:
             self._shipper.abandon()
 
     # --- inside -----------------------------------------------------------------------------------------------
+
+    def _dump_by_exception(self) -> None:
+        from holter.flight import Trigger  # noqa: PLC0415 - as in watch
+
+        self.dump_flight(Trigger("exception", step=self.step))
+
+    def _dump_by_command(self) -> str:
+        from holter.flight import Trigger  # noqa: PLC0415 - as in watch
+
+        return self.dump_flight(Trigger("command", step=self.step)) or "It was read less than a minute ago."
 
     def _log_slowly(self, values: Any, step: Any) -> None:
         self._usual = None
@@ -316,7 +376,18 @@ class Run:
     def _write_row(self, numbers: dict[str, Any], step: int) -> None:
         metrics, row = tuple(numbers), list(numbers.values())
         on_device = [position for position, value in enumerate(row) if not isinstance(value, float)]
-        self._record(metrics, snapshot(row, on_device) if on_device else row, step)
+        if on_device:
+            try:
+                row = snapshot(row, on_device)  # type: ignore[assignment]
+            except Captured as error:
+                self._notices.warn("capture", f"values on a device are left out while {clean_text(error)[2:]}")
+                if len(on_device) < len(row):
+                    self._write_row({name: value for name, value in numbers.items() if isinstance(value, float)}, step)
+                return
+        for watcher in self._watchers:
+            if watcher.flight is not None:
+                watcher.flight.note(step, metrics, row)
+        self._record(metrics, row, step)
 
     def _numbers(self, values: dict[str, Any], step: int) -> dict[str, Any]:
         numbers: dict[str, Any] = {}
@@ -350,9 +421,11 @@ class Run:
             first = max(step - len(rows) + 1, min(step, 0))
             if self.step is not None and first <= self.step < step:
                 first = step  # several optimizer steps in one step of the loop: they all stand there
-            for index, values in enumerate(rows[:-1]):
+            steps = [min(first + index, step) for index in range(len(rows))]
+            watcher.place(steps)
+            for values, earlier in zip(rows[:-1], steps[:-1], strict=True):
                 if values:
-                    self._write_row(self._numbers(values, step), min(first + index, step))
+                    self._write_row(self._numbers(values, step), earlier)
             if rows:
                 latest |= self._numbers(rows[-1], step)
         return latest

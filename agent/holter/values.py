@@ -1,8 +1,7 @@
-"""From whatever a training loop has at hand to float64: the seam where device tensors will stay on their device.
+"""From whatever a training loop has at hand to float64: the seam where device tensors stay on their device.
 
 Host values are converted at once and exactly (a float32 becomes the float64 of the same value; NaN, ±Inf and -0.0
-stay what they are). Tensors on a device are snapshotted there by one ``stack`` and one copy to pinned memory that
-doesn't wait; `Deferred.resolve`, which does wait, runs on the journal's thread.
+stay what they are). Tensors on a device stay tensors here: `holter.device` snapshots them without waiting.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from holter.device import Deferred, snapshot
 from holter.wire import METRIC_NAME_MAX
 
 __all__ = ["Deferred", "NotANumber", "Row", "clean_text", "metric_name", "scalar", "snapshot", "unique_names", "whole"]
@@ -26,27 +26,6 @@ TEXT_MAX = 10_000  # characters; longer texts are cut and say so
 
 class NotANumber(ValueError):
     """A logged value is not one number. The message says what it is and what to log instead."""
-
-
-class Deferred:
-    """A row of values of which some are still on a device. Shapes: ``row`` (m,), ``tensor`` (k,) with k positions."""
-
-    __slots__ = ("_event", "_positions", "_row", "_tensor")
-
-    def __init__(self, row: list[float], positions: list[int], tensor: Any, event: Any) -> None:
-        self._row, self._positions, self._tensor, self._event = row, positions, tensor, event
-
-    def ready(self) -> bool:
-        """Whether the device has the values. Never waits."""
-        return self._event is None or bool(self._event.query())
-
-    def resolve(self) -> list[float]:
-        """Wait for the device, and fill its values in. Never called on the training thread."""
-        if self._event is not None:
-            self._event.synchronize()
-        for position, value in zip(self._positions, self._tensor.tolist(), strict=True):
-            self._row[position] = value
-        return self._row
 
 
 Row = list[float] | Deferred
@@ -89,28 +68,18 @@ def _only(value: Any, size: int) -> Any:
 
 def _tensor(tensor: Any) -> Any:
     tensor = _only(tensor, tensor.numel()).detach()
+    if hasattr(tensor, "placements"):
+        tensor = _local(tensor)
     if tensor.is_complex():
         raise NotANumber("is complex: log its real part, or its absolute value")
     return tensor.item() * 1.0 if tensor.device.type == "cpu" else tensor
 
 
-def snapshot(row: list[Any], positions: list[int]) -> Deferred:
-    """Take the tensors at ``positions`` out of ``row`` as they are now, without waiting for their device.
-
-    The copy is enqueued behind the work that makes the values, and before whatever changes them in place afterwards.
-    """
-    torch: Any = sys.modules["torch"]
-    tensors = [row[position].reshape(()).to(torch.float64) for position in positions]
-    stacked = torch.stack([tensor.to(tensors[0].device, non_blocking=True) for tensor in tensors])
-    for position in positions:
-        row[position] = math.nan
-    if stacked.device.type != "cuda":
-        return Deferred(row, positions, stacked, None)
-    host = torch.empty(stacked.shape, dtype=torch.float64, pin_memory=True)
-    host.copy_(stacked, non_blocking=True)
-    event = torch.cuda.Event()
-    event.record(torch.cuda.current_stream(stacked.device))
-    return Deferred(row, positions, host, event)
+def _local(tensor: Any) -> Any:
+    """Of a DTensor what lies here, if that is all of it: to ask the other ranks could hang them."""
+    if not all(placement.is_replicate() for placement in tensor.placements):
+        raise NotANumber("is spread over ranks: log its full_tensor()")
+    return tensor.to_local()
 
 
 def whole(step: Any) -> int:

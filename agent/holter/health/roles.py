@@ -89,7 +89,7 @@ def _optimizer_role(words: tuple[str, ...]) -> Role | None:
     has = set(words)
     if "lr" in has or {"learning", "rate"} <= has:
         return Role.LR
-    if {"loss", "scale"} <= has or {"grad", "scale"} <= has or "scaler" in has:
+    if {"loss", "scale"} <= has or {"grad", "scale"} <= has or {"amp", "scale"} <= has or "scaler" in has:
         return Role.LOSS_SCALE
     if "gnorm" in has or ("norm" in has and has & {"grad", "gradient", "grads", "gradients"}):
         return Role.GRAD_NORM
