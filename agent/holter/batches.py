@@ -53,7 +53,7 @@ def _of_mapping(given: Mapping[Any, Any]) -> Batch:
             return batch_of(given[name])
     parts = [batch_of(value) for value in given.values() if hasattr(value, "shape")]
     if not parts:
-        return batch_of(list(given.values())[0]) if given else Batch(0, [], None)
+        return batch_of(next(iter(given.values()))) if given else Batch(0, [], None)
     known = [part.fingerprint() for part in parts if part.copy is None]
     together = None if None in known or not known else _hash("".join(map(str, known)).encode())
     copied = [part.copy for part in parts if part.copy is not None]

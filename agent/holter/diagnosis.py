@@ -109,7 +109,7 @@ def _first_of(record: Record, row: int, recovered_at: int | None) -> First:
         return First("loss", losses[0], record.steps[row], count, of, row, math.nan if value is None else value,
                      **shared)  # fmt: skip
     if count:
-        place = min(np.flatnonzero(bad), key=lambda index: record.backward_order[index])
+        place = min(np.flatnonzero(bad).tolist(), key=record.backward_order.__getitem__)
         return First("gradient", record.names[place], record.steps[row], count, of, row, float(gradients[place]),
                      **shared)  # fmt: skip
     value = record.losses[losses[0]][row]
@@ -137,21 +137,23 @@ def _of_gradient(record: Record, first: First) -> str:
 
 
 def _of_weight(record: Record, first: First) -> str:
+    # Inf is a norm whose square float32 can't hold, from 1.8e19 on: the weights may still be numbers.
+    state, made = ("non-finite", "made non-finite") if math.isnan(first.value) else ("too large", "made to overflow")
     if not first.by_update:
         return (
-            f"weight of {first.name} was non-finite before any gradient, at step {first.step} already, the oldest that "
-            f"is recorded ({_tensors(first)})"
+            f"weight of {first.name} was {state} before any gradient, at step {first.step} already, the oldest that is "
+            f"recorded ({_tensors(first)})"
         )
     largest = float(record.gradients[first.row].max(initial=0.0))
     if largest <= 0:
-        return f"weight of {first.name} was the first to be non-finite, after step {first.step} ({_tensors(first)})"
+        return f"weight of {first.name} was {made} after step {first.step} ({_tensors(first)})"
     return (
-        f"weight of {first.name} was made non-finite by the optimizer's update at step {first.step} "
-        f"({_tensors(first)}), whose gradients were all finite (largest norm {largest:.3g})"
+        f"weight of {first.name} was {made} by the optimizer's update at step {first.step} ({_tensors(first)}), whose "
+        f"gradients were all finite (largest norm {largest:.3g})"
     )
 
 
-def _of_loss(record: Record, first: First) -> str:
+def _of_loss(_: Record, first: First) -> str:
     followed = f", and all {first.of} gradients with it" if first.count else ""
     if not first.count and first.of:
         followed = f", while all {first.of} gradients were finite"
@@ -182,6 +184,6 @@ def _word(value: float | None) -> str:
 def _batch(ids: list[str], count: int) -> str:
     if not ids:
         return f"; batch of {count}" if count else ""
-    named = [each for each in ids[:NAMED_IDS]]
+    named = ids[:NAMED_IDS]
     rest = count - len(named)
     return f"; batch: {', '.join(named)}" + (f" and {rest} more" if rest > 0 else "")

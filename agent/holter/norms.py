@@ -141,9 +141,11 @@ class Sample:
 
 
 def _sampled(parameter: Any) -> Any:
-    """A view of shape (k,), k ≤ 65,536; a copy only of what has no regular layout."""
-    flat = parameter.detach()
-    flat = flat.view(-1) if flat.is_contiguous() else flat.reshape(-1)
+    """A view of shape (k,), k ≤ 65,536, in the order of the memory; of what has holes there, an empty one."""
+    tensor = parameter.detach()
+    if not tensor.is_contiguous():  # channels last, transposed
+        tensor = tensor.permute(sorted(range(tensor.dim()), key=lambda dim: -tensor.stride(dim)))
+    flat = tensor.view(-1) if tensor.is_contiguous() else tensor.new_empty(0)
     stride = -(-flat.numel() // SAMPLE_MAX)
     return flat[::stride] if stride > 1 else flat
 

@@ -150,7 +150,9 @@ class Run:
         try:
             from holter.watcher import Watcher  # noqa: PLC0415 - `import holter` stays light
 
-            self._watchers.append(Watcher(model, optimizer, every, prefix, self._notices, flight_recorder))
+            self._watchers.append(
+                Watcher(model, optimizer, every, prefix, self._notices, flight_recorder=flight_recorder)
+            )
             self._usual = None
             self._inbox.offer("dump", self._dump_by_command)
         except Exception as error:  # noqa: BLE001 - anything may have been given
@@ -380,7 +382,7 @@ class Run:
             try:
                 row = snapshot(row, on_device)  # type: ignore[assignment]
             except Captured as error:
-                self._notices.warn("capture", f"values on a device are left out while {clean_text(error)[2:]}")
+                self._notices.warn("capture", f"values on a device are left out: {clean_text(error)}")
                 if len(on_device) < len(row):
                     self._write_row({name: value for name, value in numbers.items() if isinstance(value, float)}, step)
                 return

@@ -34,7 +34,7 @@ class Watcher:
     """
 
     def __init__(
-        self, model: Any, optimizer: Any, every: int, prefix: str, notices: Notices, flight_recorder: int = 0
+        self, model: Any, optimizer: Any, every: int, prefix: str, notices: Notices, *, flight_recorder: int = 0
     ) -> None:
         """Raises AttributeError or TypeError if these are no module and no optimizer."""
         self.optimizer = optimizer
@@ -51,8 +51,9 @@ class Watcher:
         self._total: Any = None  # the same over all of them, as the clipping has found it
         self._clipped: set[int] = set()  # parameters that were clipped since the last step
         self._samples, self._since, self._steps_since = 0, 0.0, 0
-        self._looks = 0
         self._off = False
+        self._torch: Any = sys.modules["torch"]
+        self._uncompiled = self._torch.compiler.disable(self._safely)
         self._hooks = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
@@ -63,11 +64,6 @@ class Watcher:
         """What has been seen since the last call: one mapping per optimizer step, empty where it was left out."""
         taken = list(self._waiting)
         self._waiting.clear()
-        self._looks += 1
-        if self._looks == 100 and not self._steps:
-            self._notices.warn(
-                "unseen", "watch has seen no optimizer step in 100 rows: a step inside torch.compile can't be watched"
-            )
         return taken
 
     def place(self, steps: list[int]) -> None:
@@ -93,12 +89,17 @@ class Watcher:
     # --- told by torch: none of it may raise
 
     def _before_step(self, *_: Any) -> None:
-        if not sys.modules["torch"].compiler.is_compiling():
-            self._safely(self._observe)
+        self._outside_graphs(self._observe)
 
     def _after_step(self, *_: Any) -> None:
-        if not sys.modules["torch"].compiler.is_compiling():
-            self._safely(self._complete)
+        self._outside_graphs(self._complete)
+
+    def _outside_graphs(self, action: Any) -> None:
+        # A compiled `optimizer.step` has a graph break of torch's own in it, so that another one breaks no promise.
+        if self._torch.compiler.is_compiling():
+            self._uncompiled(action)
+        else:
+            self._safely(action)
 
     def clips(self, parameters: list[Any], total: Any) -> Any:
         """Gradients are about to be clipped. Returns what to clip by instead of ``total``, None where that is right."""
@@ -147,6 +148,8 @@ class Watcher:
                 values = self._values(divisor)
             self._steps_since += 1
             if self.flight is not None:
+                if divisor is not None:  # only now, since the values above are computed from the same row
+                    self.flight.gradient_row(self._steps).div_(divisor)
                 self.flight.observe(self._steps, left_out)
             if due:
                 self._take_seldom(values, skipped)
@@ -170,10 +173,7 @@ class Watcher:
         clipped = self._measured is not None or self._total is not None
         if self.flight is not None or (due and (self._total is None or self._grouped)):
             self._measured = self._measured or self._measure_gradients()
-        divisor = self._scaling.divisor(clipped=clipped)
-        if divisor is not None and self.flight is not None:
-            self.flight.gradient_row(self._steps).div_(divisor)
-        return divisor
+        return self._scaling.divisor(clipped=clipped)
 
     def _measure_gradients(self) -> Norms:
         gradients = [parameter.grad for parameter in self._layers.parameters]
