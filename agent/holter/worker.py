@@ -60,6 +60,7 @@ class Worker:
         self._batcher, self._position = Batcher(), START
         start = self._spool.start
         facts = Facts(start.planned_steps, dict(start.config), tuple(start.tags))
+        self._run_id = str(start.id)
         self._rules_text = self._known_rules()
         rules = parse_rules(self._rules_text)
         self._guard = Guard(rules, facts, start.writer.name, start.started_at or time.time())
@@ -128,7 +129,7 @@ class Worker:
         return None
 
     def _say(self, changes: list[Transition]) -> None:
-        receipt = receipt_of(change for change in changes if change.action != "update")
+        receipt = receipt_of(self._run_id, (change for change in changes if change.action != "update"))
         if receipt is not None:
             self._tell(Heard(receipt))
             self._carrier.wake()
@@ -190,7 +191,7 @@ class Worker:
             "pid": self._hello.pid,
             "step": change.step,
             "stacks": stacks[:TEXT_MAX],
-            "trigger": {"kind": "hung", "incident": change.incident},
+            "trigger": {"kind": "hung", "incident": f"{self._run_id}-{change.incident}"},
         }
         text = f"{change.message}. The stacks of all its Python threads were kept"
         self._system.put(Happened(Event(time.time(), text, "stacks", change.step, "warning", data)))
