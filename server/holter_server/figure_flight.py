@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +26,7 @@ FloatArray = NDArray[np.float64]
 LAYERS_MAX, STEPS_MAX, LOSSES_MAX = 200, 128, 12  # as the agent sends them; more is cut off
 _ROW_PX = ((24, 18), (60, 12), (LAYERS_MAX, 6))  # up to so many layers, so high is each
 _LABELS_EVERY_PX = 13
-_LABEL_CHARACTERS = 28
+_LABEL_CHARACTERS_MIN, _LABEL_CHARACTERS_MAX, _CHARACTER_PX = 14, 36, 6
 _LOSSES_PX, _GAP_PX, _TOP_PX, _BOTTOM_PX = 110, 26, 26, 56
 
 # Light to dark on a light page and the other way round on a dark one: more is further from the background.
@@ -36,7 +37,7 @@ _SCALES = {
 
 
 def build_flight_figure(
-    data: Mapping[str, Any], *, norm: NormName = "gradient", theme: ThemeName = "light"
+    data: Mapping[str, Any], *, norm: NormName = "gradient", theme: ThemeName = "light", width: int = 1000
 ) -> dict[str, Any]:
     """One figure as plotly JSON, ``{"data": [...], "layout": {...}}``.
 
@@ -44,10 +45,12 @@ def build_flight_figure(
         data: of a flight event, see docs/rest.md. What is missing or malformed is not drawn.
         norm: of the gradients or of the weights.
         theme: colours.
+        width: of the figure, in pixels; names of layers take a quarter of it at most.
 
     ``layout.meta`` says what is shown: ``{"norm", "layers", "steps", "non_finite"}``, the last three are counts.
     """
     look, record = THEMES[theme], _Record(data, norm)
+    characters = min(_LABEL_CHARACTERS_MAX, max(width // 4 // _CHARACTER_PX, _LABEL_CHARACTERS_MIN))
     rows, columns = record.norms.shape
     heat_px = rows * next(px for most, px in _ROW_PX if rows <= most) if columns else 0
     losses_px = _LOSSES_PX if record.losses else 0
@@ -56,7 +59,7 @@ def build_flight_figure(
     traces = []
     if heat_px:
         traces += _heat(record, look, _SCALES[theme], length=heat_px / inner_px)
-        layout["yaxis"] |= {"domain": [1 - heat_px / inner_px, 1], **_layer_ticks(record, look, heat_px)}
+        layout["yaxis"] |= {"domain": [1 - heat_px / inner_px, 1], **_layer_ticks(record, look, heat_px, characters)}
         layout["shapes"], layout["annotations"] = _culprit(record, look)
     if losses_px:
         traces += _losses(record, look)
@@ -191,13 +194,13 @@ def _culprit(record: _Record, look: Theme) -> tuple[list[dict[str, Any]], list[d
     left = column < len(record.steps) / 2
     note = {
         "xref": "x", "yref": "paper", "x": column, "y": 1, "yanchor": "bottom", "xanchor": "left" if left else "right",
-        "text": f"first: <b>{html.escape(_short(record.layers[row]))}</b>, step {record.steps[column]:,}",
+        "text": f"first non-finite: step {record.steps[column]:,}",
         "showarrow": False, "font": {"size": 12, "color": look.severity["critical"]}, "name": "first non-finite",
     }  # fmt: skip
     return [frame], [note]
 
 
-def _layer_ticks(record: _Record, look: Theme, heat_px: int) -> dict[str, Any]:
+def _layer_ticks(record: _Record, look: Theme, heat_px: int, characters: int) -> dict[str, Any]:
     """As many names as there is room for; the one to look at is always among them."""
     culprit = record.culprit
     every = max(1, math.ceil(_LABELS_EVERY_PX * len(record.layers) / heat_px))
@@ -205,16 +208,32 @@ def _layer_ticks(record: _Record, look: Theme, heat_px: int) -> dict[str, Any]:
     if culprit is not None:
         wanted = {row for row in wanted if abs(row - culprit[0]) >= every} | {culprit[0]}
     chosen = sorted(wanted)
-    texts = [html.escape(_short(record.layers[row])) for row in chosen]
+    names = _told_apart(record.layers)
+    texts = [html.escape(_short(names[row], characters)) for row in chosen]
     if culprit is not None:
         at = chosen.index(culprit[0])
         texts[at] = f'<b><span style="color:{look.severity["critical"]}">{texts[at]}</span></b>'
     return {"tickvals": chosen, "ticktext": texts, "range": [len(record.layers) - 0.5, -0.5]}
 
 
-def _short(name: str, most: int = _LABEL_CHARACTERS) -> str:
-    """A layer's name is told apart by its end."""
-    return name if len(name) <= most else f"…{name[1 - most :]}"
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """Without the modules that all of them have in common: ``model.encoder.`` says nothing."""
+    modules = [name.split(".")[:-1] for name in names]
+    levels = takewhile(lambda level: len(set(level)) == 1, zip(*modules, strict=False))
+    same = len(list(levels)) if len(modules) > 1 else 0
+    return [name.split(".", same)[same] for name in names]
+
+
+def _short(name: str, most: int) -> str:
+    """Cut in the middle: the number of the layer stands before it, the kind of the tensor behind.
+
+    >>> _short("decoder.layers.11.self_attention.out_proj.weight", 30)
+    'decoder.layers.11.…proj.weight'
+    """
+    if len(name) <= most:
+        return name
+    tail = (most - 1) * 2 // 5
+    return f"{name[: most - 1 - tail]}…{name[-tail:]}"
 
 
 # --- the losses -------------------------------------------------------------------------------------------------

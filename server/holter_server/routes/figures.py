@@ -66,6 +66,7 @@ def flight_figure(
     event: str,
     norm: Annotated[Literal["gradient", "weight"], Query(description="which of each tensor's norms")] = "gradient",
     theme: Literal["light", "dark"] = "light",
+    width: Annotated[int, Query(ge=1, le=20_000, description="pixels")] = 1000,
 ) -> Json:
     """The heat map of a flight event: layers by steps, with the losses of the same steps below."""
 
@@ -73,6 +74,6 @@ def flight_figure(
         row = events.get_event(conn, here.run_id(conn, id), event)
         if row.kind != "flight":
             raise NotFound("figure", event, "Only events of kind flight have one.")
-        return build_flight_figure(row.data, norm=norm, theme=theme)
+        return build_flight_figure(row.data, norm=norm, theme=theme, width=width)
 
     return Json(here.read(build))
