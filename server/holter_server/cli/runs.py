@@ -98,8 +98,8 @@ def show(
     console.print(Text(f"{found['project']}/{found['name']}", style="bold"), Text(found["id"], style="dim"))
     console.print(_facts(found, exits[-1:]))
     _section("Incidents", None)
-    for incident in reversed(of_run):
-        console.print(Padding(incidents.block(incident), (0, 0, 1, 2), expand=False))
+    for fired in reversed(of_run):
+        console.print(Padding(incidents.block(fired), (0, 0, 1, 2), expand=False))
     if not of_run:
         console.print("  none")
     _section("Metrics", _metric_table(metrics) if metrics else None)
