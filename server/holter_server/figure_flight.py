@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
-from itertools import takewhile
+from itertools import dropwhile, takewhile
 from typing import Any, Literal
 
 import numpy as np
@@ -24,10 +24,14 @@ NormName = Literal["gradient", "weight"]
 FloatArray = NDArray[np.float64]
 
 LAYERS_MAX, STEPS_MAX, LOSSES_MAX = 200, 128, 12  # as the agent sends them; more is cut off
-_ROW_PX = ((24, 18), (60, 12), (LAYERS_MAX, 6))  # up to so many layers, so high is each
+_ROW_PX = ((24, 18), (60, 12), (100, 8), (LAYERS_MAX, 4))  # up to so many layers, so high is each
+_HEAT_PX_MIN, _ROW_WITH_GAP_PX = 100, 8
 _LABELS_EVERY_PX = 13
-_LABEL_CHARACTERS_MIN, _LABEL_CHARACTERS_MAX, _CHARACTER_PX = 14, 36, 6
-_LOSSES_PX, _GAP_PX, _TOP_PX, _BOTTOM_PX = 110, 26, 26, 56
+_LABEL_CHARACTERS_MIN, _LABEL_CHARACTERS_MAX, _CHARACTER_PX = 14, 44, 6
+_LOSSES_PX, _GAP_PX, _TOP_PX, _TICKS_PX, _LEGEND_PX = 110, 26, 26, 26, 34
+_TICK_PX = 90  # of the steps, apart
+_DRAWN = 0.75  # of the width, without names and the scale
+_FRAME_PX = 12
 
 # Light to dark on a light page and the other way round on a dark one: more is further from the background.
 _SCALES = {
@@ -52,20 +56,28 @@ def build_flight_figure(
     look, record = THEMES[theme], _Record(data, norm)
     characters = min(_LABEL_CHARACTERS_MAX, max(width // 4 // _CHARACTER_PX, _LABEL_CHARACTERS_MIN))
     rows, columns = record.norms.shape
-    heat_px = rows * next(px for most, px in _ROW_PX if rows <= most) if columns else 0
+    heat_px = _heat_px(rows) if columns else 0
     losses_px = _LOSSES_PX if record.losses else 0
     inner_px = max(heat_px + losses_px + (_GAP_PX if heat_px and losses_px else 0), 1)
-    layout = _layout(record, look, inner_px)
+    layout = _layout(record, look, inner_px, width)
     traces = []
     if heat_px:
-        traces += _heat(record, look, _SCALES[theme], length=heat_px / inner_px)
+        traces += _heat(
+            record, look, _SCALES[theme], length=heat_px / inner_px, gaps=heat_px >= rows * _ROW_WITH_GAP_PX
+        )
         layout["yaxis"] |= {"domain": [1 - heat_px / inner_px, 1], **_layer_ticks(record, look, heat_px, characters)}
-        layout["shapes"], layout["annotations"] = _culprit(record, look)
+        layout["shapes"], layout["annotations"] = _culprit(record, look, (width * _DRAWN / columns, heat_px / rows))
     if losses_px:
         traces += _losses(record, look)
         layout["yaxis2"] |= {"domain": [0, losses_px / inner_px]}
         layout["yaxis3"] |= {"domain": [0, losses_px / inner_px]}
     return {"data": traces, "layout": layout}
+
+
+def _heat_px(rows: int) -> int:
+    if not rows:
+        return 0
+    return max(_HEAT_PX_MIN, rows * next(px for most, px in _ROW_PX if rows <= most))
 
 
 class _Record:
@@ -121,7 +133,7 @@ def _items(value: Any) -> list[Any]:
 # --- the heat map -----------------------------------------------------------------------------------------------
 
 
-def _heat(record: _Record, look: Theme, colours_: list[str], length: float) -> list[dict[str, Any]]:
+def _heat(record: _Record, look: Theme, colours_: list[str], *, length: float, gaps: bool) -> list[dict[str, Any]]:
     finite = record.known & np.isfinite(record.norms)
     size = np.where(finite & (record.norms > 0), record.norms, np.nan)
     if np.isnan(size).all():
@@ -133,14 +145,15 @@ def _heat(record: _Record, look: Theme, colours_: list[str], length: float) -> l
     hover = f"%{{customdata[0]}}<br>step %{{customdata[1]}}: {record.norm} norm %{{customdata[2]}}<extra></extra>"
     known = {
         "type": "heatmap", "x": list(range(len(record.steps))), "y": list(range(len(record.layers))),
-        "xgap": 1 if len(record.steps) <= 64 else 0, "ygap": 1, "hoverongaps": False, "hovertemplate": hover,
+        "xgap": 1 if len(record.steps) <= 64 else 0, "ygap": int(gaps), "hoverongaps": False, "hovertemplate": hover,
         "customdata": _hover_texts(record),
     }  # fmt: skip
     steps = [[at / (len(colours_) - 1), colour] for at, colour in enumerate(colours_)]
     ticks = _decades(low, high)
     bar = {
+        "title": {"text": "norm", "font": {"size": 11, "color": look.muted}},
         "thickness": 10, "len": length, "y": 1, "yanchor": "top", "outlinewidth": 0, "xpad": 6,
-        "tickvals": ticks, "ticktext": [f"1e{at:g}" for at in ticks],
+        "tickvals": ticks, "ticktext": [f"1e{at:g}" if at.is_integer() else f"{10**at:.2g}" for at in ticks],
         "tickfont": {"size": 11, "color": look.muted},
     }  # fmt: skip
     alarm = look.severity["critical"]
@@ -182,14 +195,18 @@ def _shown(value: float) -> str:
     return f"{value:.3g}".replace("inf", "Infinity")
 
 
-def _culprit(record: _Record, look: Theme) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _culprit(
+    record: _Record, look: Theme, cell_px: tuple[float, float]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """A frame around the cell that was non-finite first, large enough to leave a thin one in sight, and its step."""
     place = record.culprit
-    if place is None:
+    if place is None or record.first.get("what") != record.norm:
         return [], []
     row, column = place
+    wide, high = (max(0.5, _FRAME_PX / 2 / px) for px in cell_px)
     frame = {
-        "type": "rect", "xref": "x", "yref": "y", "x0": column - 0.5, "x1": column + 0.5, "y0": row - 0.5,
-        "y1": row + 0.5, "line": {"width": 2, "color": look.text}, "name": "first non-finite",
+        "type": "rect", "xref": "x", "yref": "y", "x0": column - wide, "x1": column + wide, "y0": row - high,
+        "y1": row + high, "line": {"width": 2, "color": look.text}, "name": "first non-finite",
     }  # fmt: skip
     left = column < len(record.steps) / 2
     note = {
@@ -208,7 +225,7 @@ def _layer_ticks(record: _Record, look: Theme, heat_px: int, characters: int) ->
     if culprit is not None:
         wanted = {row for row in wanted if abs(row - culprit[0]) >= every} | {culprit[0]}
     chosen = sorted(wanted)
-    names = _told_apart(record.layers)
+    names = _labels(record.layers, characters)
     texts = [html.escape(_short(names[row], characters)) for row in chosen]
     if culprit is not None:
         at = chosen.index(culprit[0])
@@ -216,12 +233,43 @@ def _layer_ticks(record: _Record, look: Theme, heat_px: int, characters: int) ->
     return {"tickvals": chosen, "ticktext": texts, "range": [len(record.layers) - 0.5, -0.5]}
 
 
-def _told_apart(names: Sequence[str]) -> list[str]:
-    """Without the modules that all of them have in common: ``model.encoder.`` says nothing."""
+def _labels(layers: Sequence[str], most: int) -> list[str]:
+    """The layers' names, with less and less of what they have in common until they fit into ``most`` characters."""
+    names = list(layers)
+    for shortened in (_without_common_modules, _from_their_number_on, _with_initials, _without_weight):
+        if max(map(len, names), default=0) <= most:
+            break
+        shorter = shortened(names)
+        if len(set(shorter)) == len(set(names)):
+            names = shorter
+    return names
+
+
+def _without_common_modules(names: list[str]) -> list[str]:
     modules = [name.split(".")[:-1] for name in names]
     levels = takewhile(lambda level: len(set(level)) == 1, zip(*modules, strict=False))
     same = len(list(levels)) if len(modules) > 1 else 0
     return [name.split(".", same)[same] for name in names]
+
+
+def _from_their_number_on(names: list[str]) -> list[str]:
+    """``encoder.layers.3.norm1.weight`` is ``3.norm1.weight``."""
+    cut = [list(dropwhile(lambda part: not part.isdigit(), name.split("."))) for name in names]
+    return [".".join(parts) or name for parts, name in zip(cut, names, strict=True)]
+
+
+def _with_initials(names: list[str]) -> list[str]:
+    """``encoder.layers.3.norm1.weight`` is ``e.l.3.norm1.weight``, where a decoder has a layer 3, too."""
+    parts = [name.split(".") for name in names]
+    heads = [list(takewhile(lambda part: not part.isdigit(), own)) for own in parts]
+    return [
+        ".".join([part[:1] for part in head] + own[len(head) :]) if len(head) < len(own) else ".".join(own)
+        for own, head in zip(parts, heads, strict=True)
+    ]
+
+
+def _without_weight(names: list[str]) -> list[str]:
+    return [name.removesuffix(".weight") for name in names]
 
 
 def _short(name: str, most: int) -> str:
@@ -243,7 +291,7 @@ def _losses(record: _Record, look: Theme) -> list[dict[str, Any]]:
     names = [str(name) for name in record.losses]
     hues = colours(names, look)
     traces = []
-    for name, given in zip(names, record.losses.values(), strict=True):
+    for lane, (name, given) in enumerate(zip(names, record.losses.values(), strict=True)):
         values, known = _matrix([_items(given)], (1, len(record.steps)))
         values, known = values[0], known[0]
         odd = np.flatnonzero(known & ~np.isfinite(values))
@@ -259,9 +307,10 @@ def _losses(record: _Record, look: Theme) -> list[dict[str, Any]]:
                 "meta": {"role": "loss", "metric": name},
             },
             {
-                **about, "x": odd.tolist(), "y": [0.94] * len(odd), "yaxis": "y3", "mode": "markers",
+                **about, "x": odd.tolist(), "y": [0.95 - 0.09 * (lane % 5)] * len(odd), "yaxis": "y3",
+                "mode": "markers",
                 "showlegend": False, "cliponaxis": False,
-                "marker": {"symbol": "x-thin", "size": 8, "line": {"width": 2, "color": look.severity["critical"]}},
+                "marker": {"symbol": "x-thin", "size": 7, "line": {"width": 1.75, "color": hues[name]}},
                 "customdata": [f"{label} at step {steps[at]}: {_shown(values[at])}" for at in odd],
                 "hovertemplate": "%{customdata}<extra></extra>", "meta": {"role": "loss non_finite", "metric": name},
             },
@@ -272,9 +321,10 @@ def _losses(record: _Record, look: Theme) -> list[dict[str, Any]]:
 # --- layout -----------------------------------------------------------------------------------------------------
 
 
-def _layout(record: _Record, look: Theme, inner_px: int) -> dict[str, Any]:
+def _layout(record: _Record, look: Theme, inner_px: int, width: int) -> dict[str, Any]:
     ticks = {"zeroline": False, "showgrid": False, "ticks": "", "tickfont": {"color": look.muted, "size": 11}}
-    every = max(1, math.ceil(len(record.steps) / 6))
+    every = max(1, math.ceil(len(record.steps) / min(10, max(2, width * 3 // 4 // _TICK_PX))))
+    below = _TICKS_PX + (_LEGEND_PX if record.losses else 0)
     chosen = list(range(len(record.steps)))[::-1][::every][::-1]  # the last step is the one that matters
     counts = {"layers": len(record.layers), "steps": len(record.steps), "non_finite": int(record.non_finite.sum())}
     return {
@@ -286,10 +336,13 @@ def _layout(record: _Record, look: Theme, inner_px: int) -> dict[str, Any]:
             "size": 12,
             "color": look.text,
         },
-        "height": inner_px + _TOP_PX + _BOTTOM_PX,
-        "margin": {"l": 10, "r": 10, "t": _TOP_PX, "b": _BOTTOM_PX},
+        "height": inner_px + _TOP_PX + below,
+        "margin": {"l": 10, "r": 10, "t": _TOP_PX, "b": below},
         "showlegend": True,
-        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 0, "yanchor": "top", "yref": "container"},
+        "legend": {
+            "orientation": "h", "x": 0, "xanchor": "left", "y": -_TICKS_PX / inner_px, "yanchor": "top",
+            "font": {"size": 12, "color": look.text}, "itemclick": False, "itemdoubleclick": False,
+        },
         "hovermode": "closest",
         "hoverlabel": {
             "bgcolor": look.surface,
@@ -301,6 +354,7 @@ def _layout(record: _Record, look: Theme, inner_px: int) -> dict[str, Any]:
         "xaxis": {
             **ticks, "tickvals": chosen, "ticktext": [f"{record.steps[at]:,}" for at in chosen], "fixedrange": True,
             "range": [-0.5, len(record.steps) - 0.5], "anchor": "free", "position": 0,
+            "tickangle": 0,
         },
         "yaxis": {**ticks, "automargin": "left", "fixedrange": True},
         "yaxis2": {

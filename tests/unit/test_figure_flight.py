@@ -69,6 +69,7 @@ def test_the_culprit_is_framed_and_named() -> None:
     (note,) = layout["annotations"]
     assert note["text"] == "first non-finite: step 14"
     assert THEMES["light"].severity["critical"] in layout["yaxis"]["ticktext"][1]
+    assert build_flight_figure(record(), norm="weight")["layout"]["shapes"] == []  # it was a gradient
 
 
 def test_of_200_layers_the_names_that_fit_are_shown_with_the_culprit_s() -> None:
@@ -79,9 +80,28 @@ def test_of_200_layers_the_names_that_fit_are_shown_with_the_culprit_s() -> None
     axis = build_flight_figure(data)["layout"]["yaxis"]
     assert 101 in axis["tickvals"]
     gaps = [b - a for a, b in zip(axis["tickvals"], axis["tickvals"][1:], strict=False)]
-    assert min(gaps) * 6 >= 13
+    assert min(gaps) * 4 >= 13
     for text, at in zip(axis["ticktext"], axis["tickvals"], strict=True):
         assert f"{at}.self_" in text  # the part that tells it from the others
+
+
+@pytest.mark.parametrize(
+    ("width", "label"), [(1400, "encoder.layers.3.self_attn.in_proj_weight"), (700, "3.self_attn.in_proj_weight")]
+)
+def test_names_lose_first_what_says_least(width: int, label: str) -> None:
+    """What they have in common goes, the layer's number stays."""
+    layers = ["head.weight", *(f"encoder.layers.{index}.self_attn.in_proj_weight" for index in range(5))]
+    data = {"layers": layers, "steps": [1], "grad_norm": [[1.0] * 6]}
+    shown = build_flight_figure(data, width=width)["layout"]["yaxis"]["ticktext"]
+    assert shown[4] == label
+
+
+def test_names_are_never_shortened_into_the_same() -> None:
+    """An encoder's and a decoder's layers keep apart, on a phone, too."""
+    layers = [f"{part}.layers.{index}.norm1.weight" for part in ("encoder", "decoder") for index in range(3)]
+    data = {"layers": layers, "steps": [1], "grad_norm": [[1.0] * 6]}
+    shown = build_flight_figure(data, width=360)["layout"]["yaxis"]["ticktext"]
+    assert len(set(shown)) == 6
 
 
 def test_losses_share_the_steps_and_mark_what_is_not_finite() -> None:

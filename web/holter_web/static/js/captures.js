@@ -51,7 +51,8 @@ function stacksFold(run, stacks) {
   return fold("stacks", "Stacks", async (body) => {
     const { event } = await get(eventPath(run, stacks));
     const text = String(event.data?.stacks ?? "");
-    fill(body, text ? [copyButton("Copy", text), el("pre", { class: "stacks-text", tabindex: "0", "aria-label": "Stacks" }, text)] : el("p", { class: "muted" }, "No stacks came with it."));
+    const head = el("div", { class: "capture-head" }, el("span", { class: "capture-title" }, "Where each Python thread stood"), text ? copyButton("Copy", text) : null);
+    fill(body, head, text ? el("pre", { class: "stacks-text", tabindex: "0", "aria-label": "Stacks" }, text) : el("p", { class: "muted" }, "No stacks came with it."));
   });
 }
 
