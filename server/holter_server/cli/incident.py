@@ -39,9 +39,11 @@ def show_incident(connection: Connection, run: dict[str, Any], wanted: str | Non
     if incident["flight"]:
         _section("Flight recorder", Text(str(incident["flight"]["text"])))
         _print(_table(_record(incident["flight"], _host(connection, run, incident["flight"]))))
+        if isinstance(file := incident["flight"].get("file"), str) and file:
+            _whole_lines(f"holter.flight.load({file!r})")
     if incident["stacks"]:
         _section("Stacks", Text(str(incident["stacks"]["text"])))
-        _print(_stacks(found["stacks"]))
+        _whole_lines(*_stacks(found["stacks"]))
     console.print(Text(f"\n{connection.url}/runs/{run['id']}", style="dim"))
 
 
@@ -92,15 +94,12 @@ def _value(value: Any) -> str:
 
 
 def _record(flight: Mapping[str, Any], host: str) -> Iterator[tuple[str, str]]:
-    first = _mapping(flight.get("first"))
-    yield "first non-finite", f"{first.get('what', '')} of {first['name']}" if first.get("name") else "none was"
     yield "batch", _batch(_mapping(flight.get("batch")))
     if flight["first_step"] is not None:
         yield "steps kept", f"{step(flight['first_step'])} to {step(flight['last_step'])}"
-    yield "recorded by", flight["writer"]
-    if isinstance(file := flight.get("file"), str) and file:
-        yield "full record", file + (f" on {host}" if host else "")
-        yield "to load it", f"holter.flight.load({file!r})"
+    yield "recorded by", "" if flight["writer"] == "rank0" else flight["writer"]
+    if flight.get("file"):
+        yield "full record", f"on {host or 'the machine of the training'}, to be loaded there by"
 
 
 def _batch(batch: Mapping[str, Any]) -> str:
@@ -113,13 +112,11 @@ def _batch(batch: Mapping[str, Any]) -> str:
     return ", ".join(names[:_IDS]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _stacks(event: Mapping[str, Any] | None) -> RenderableType:
-    text = str(_mapping((event or {}).get("data")).get("stacks", ""))
-    lines = text.rstrip().splitlines()
-    shown = Text("\n".join(lines[:_STACK_LINES]), style="dim")
-    if len(lines) > _STACK_LINES:
-        shown.append(f"\n… and {len(lines) - _STACK_LINES:,} lines more: --json has them all")
-    return shown
+def _stacks(event: Mapping[str, Any] | None) -> list[str]:
+    lines = str(_mapping((event or {}).get("data")).get("stacks", "")).rstrip().splitlines()
+    if len(lines) <= _STACK_LINES:
+        return lines
+    return [*lines[:_STACK_LINES], f"… and {len(lines) - _STACK_LINES:,} lines more: --json has them all"]
 
 
 def _host(connection: Connection, run: dict[str, Any], flight: Mapping[str, Any]) -> str:
@@ -149,3 +146,9 @@ def _section(title: str, content: RenderableType) -> None:
 
 def _print(content: RenderableType) -> None:
     stdout().print(Padding(content, (0, 0, 0, 2), expand=False))
+
+
+def _whole_lines(*lines: str) -> None:
+    """Paths and code are copied from a terminal: a line break within one would break it."""
+    for line in lines:
+        stdout().print(Text(f"  {line}"), soft_wrap=True)

@@ -91,7 +91,7 @@ def _closing(recording: Recording, looks: Iterator[dict[str, Any]]) -> Iterator[
 
 
 def _looks(connection: Connection, run: str, patterns: list[str] | None, interval: float) -> Iterator[dict[str, Any]]:
-    """What is new each time, ``{"step", "values", "incidents", "state", "ended"}``; once more when the run has ended."""
+    """What is new each time, ``{"step", "values", "incidents", "state", "ended"}``; once more when it has ended."""
     seen: dict[str, str] = {}
     last_step = None
     while True:
