@@ -64,7 +64,7 @@ def test_the_sentence_arrives_under_the_message_and_the_heat_map_unfolds(service
     expect(card.locator(".incident-sentence")).to_have_text(SENTENCE)
     fold = unfolded(card, "flight")
     expect(fold.locator(".heatmaplayer image, .heatmaplayer .hm")).not_to_have_count(0)
-    page.wait_for_function("document.querySelector('.heat')?.data?.length === 4")
+    page.wait_for_function("() => document.querySelector('.heat')?.data?.length === 4")
     assert z_of(page, "non_finite")[1] == [None] * 9 + [1]
     assert z_of(page, "norms")[1][-1] is None
     assert z_of(page, "norms")[0][0] == 0
@@ -77,7 +77,7 @@ def test_the_sentence_arrives_under_the_message_and_the_heat_map_unfolds(service
     expect(fold.get_by_role("button", name="Copied")).to_be_visible()
     assert page.evaluate("navigator.clipboard.readText()") == f"{NASTY}\npep_2"
     fold.get_by_role("button", name="Weights").click()
-    page.wait_for_function("document.querySelector('.heat').layout.meta.norm === 'weight'")
+    page.wait_for_function("() => document.querySelector('.heat').layout.meta.norm === 'weight'")
 
     service.post(f"/incidents/{service.get('/incidents')['incidents'][0]['id']}/acknowledge", {})
     expect(card).to_contain_text("acknowledged")
