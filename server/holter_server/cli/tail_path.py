@@ -132,7 +132,7 @@ class _Writer:
         self._reader.close()
 
     def read(self) -> list[Event]:
-        from holter import journal as records  # noqa: PLC0415 - the other commands need not wait for the agent
+        from holter import records  # noqa: PLC0415 - the other commands need not wait for the agent
 
         happened = []
         for record, position in self._reader.read(self._position):
@@ -153,11 +153,10 @@ class _Writer:
 def _open(spool: Spool) -> tuple[Reader, int]:
     """Where the format of the journal is known: its reader, and the position at which it begins."""
     from holter.errors import SpoolError  # noqa: PLC0415 - the other commands need not wait for the agent
-    from holter.journal import MAGIC  # noqa: PLC0415
-    from holter.spool import Reader  # noqa: PLC0415
+    from holter.spool import START, Reader  # noqa: PLC0415
 
     try:
-        return Reader(spool.journal), len(MAGIC)
+        return Reader(spool.path), START
     except SpoolError as error:
         raise Failure(error.message, error.hint) from None
 
