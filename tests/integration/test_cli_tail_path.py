@@ -102,7 +102,7 @@ def test_a_killed_training_ends_the_following(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.communicate()
     found = looks(tail(tmp_path, "--json"))
-    assert (found[-1]["state"], found[-1]["ended"]) == ("lost", True)
+    assert (found[-1]["state"], found[-1]["ended"]) == ("failed", True)
     assert max(look["step"] for look in found) >= 4
 
 
