@@ -73,6 +73,10 @@ class Writer(Answer):
     last_seq: int
     last_seen_at: float
     dropped: int
+    due_at: float | None
+    state: Literal["running", "finished", "failed", "stopped"]
+    state_reason: str | None
+    finished_at: float | None
 
 
 class Attempt(Answer):
@@ -285,11 +289,21 @@ class IncidentsAnswer(Answer):
     next: str | None
 
 
+class CommandAnswerOfRank(Answer):
+    writer: str
+    state: Literal["acknowledged", "done", "failed"]
+    time: float
+    result: str | None
+    step: int | None
+    acknowledged_at: float
+
+
 class Command(Answer):
     id: str
+    attempt: int
     name: str
     args: dict[str, Any]
-    state: Literal["requested", "delivered", "acknowledged", "done", "failed"]
+    state: Literal["requested", "delivered", "acknowledged", "done", "failed", "expired"]
     requested_at: float
     requested_by: str
     delivered_at: float | None
@@ -297,6 +311,7 @@ class Command(Answer):
     done_at: float | None
     step: int | None
     result: str | None
+    answers: list[CommandAnswerOfRank]
 
 
 class CommandAnswer(Answer):

@@ -77,7 +77,7 @@ def incident_in_webhook(row: IncidentRow) -> Shape:
 
 
 def command(row: CommandRow) -> Shape:
-    return _plain(row)
+    return {**_plain(row), "answers": [_plain(item) for item in row.answers]}
 
 
 def event(row: EventRow) -> Shape:
