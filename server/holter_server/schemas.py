@@ -217,8 +217,30 @@ class Series(Answer):
     non_finite: int
 
 
+class NonFiniteOfRank(Answer):
+    writer: str
+    rank: int | None
+    steps: list[int]
+    values: list[Number]
+
+
+class SeriesAcrossRanks(Answer):
+    metric: str
+    attempt: int
+    writers: list[str]
+    shadowed_from: int | None
+    origin: float
+    steps: list[int]
+    times: list[float]
+    mean: list[Number]
+    min: list[Number]
+    max: list[Number]
+    count: list[int]
+    non_finite: list[NonFiniteOfRank]
+
+
 class SeriesAnswer(Answer):
-    series: list[Series]
+    series: list[Series | SeriesAcrossRanks]
     next: str | None
 
 
@@ -226,8 +248,35 @@ class SeriesOfRun(Series):
     run: str
 
 
+class SeriesOfRunAcrossRanks(SeriesAcrossRanks):
+    run: str
+
+
 class SeriesOfRunsAnswer(Answer):
-    series: list[SeriesOfRun]
+    series: list[SeriesOfRun | SeriesOfRunAcrossRanks]
+
+
+class Rank(Answer):
+    writer: str
+    rank: int | None
+    attempt: int
+    state: Literal["running", "silent", "finished", "failed", "stopped"]
+    state_reason: str | None
+    last_step: int | None
+    lag: int | None
+    step_time: float | None
+    last_seen_at: float
+    due_at: float | None
+    non_finite: int
+    dropped: int
+    world_size: int | None
+    host: str
+    device: str
+    pid: int | None
+
+
+class RanksAnswer(Answer):
+    ranks: list[Rank]
 
 
 class Figure(Answer):

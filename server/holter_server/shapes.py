@@ -10,8 +10,10 @@ from holter_db.commands import CommandRow
 from holter_db.events import EventRow
 from holter_db.incidents import IncidentRow
 from holter_db.outbox import DeliveryRow, WebhookRow
+from holter_db.rank_series import RankSeries
 from holter_db.runs import AttemptRow, ProjectRow, RunRow, WriterRow
 from holter_db.series import MetricInfo, Series
+from holter_db.stragglers import RankRow
 
 __all__ = [
     "command",
@@ -23,6 +25,8 @@ __all__ = [
     "made_up_incident",
     "metric",
     "project",
+    "rank",
+    "rank_series",
     "run",
     "run_in_webhook",
     "run_with_parts",
@@ -102,6 +106,14 @@ def metric(info: MetricInfo) -> Shape:
 
 def series(item: Series) -> Shape:
     return {**_plain(item), "non_finite": item.non_finite}
+
+
+def rank_series(item: RankSeries) -> Shape:
+    return {**_plain(item), "non_finite": [_plain(entry) for entry in item.non_finite]}
+
+
+def rank(row: RankRow) -> Shape:
+    return _plain(row)
 
 
 def project(row: ProjectRow) -> Shape:
