@@ -157,7 +157,9 @@ def answer(  # noqa: PLR0917 - whose answer it is, then what was said
     if row is None:
         return None
     _write_answer(conn, run_id, attempt, writer, said)
-    return _settled(conn, run_id, _one(conn, run_id, attempt, said.id) or row, _alive(conn, run_id, attempt, now))
+    # Of an attempt that a newer one has overtaken nobody is waited for.
+    alive = set() if row.state == "expired" else _alive(conn, run_id, attempt, now)
+    return _settled(conn, run_id, _one(conn, run_id, attempt, said.id) or row, alive)
 
 
 def settle(conn: Connection, run_id: str, attempt: int, now: float) -> list[CommandRow]:
@@ -225,7 +227,7 @@ def _judged(row: CommandRow, alive: Collection[str]) -> CommandRow:
     if row.state in _FINAL or state is None or (row.state == "expired" and state not in _FINAL):
         return row
     seen = min(said.acknowledged_at for said in row.answers)
-    told = [said for said in row.answers if said.state == state]
+    told = [said for said in row.answers if said.state == state] or list(row.answers)  # some have done it, not all
     spoken = next((said for said in told if said.result is not None), told[0])
     result = spoken.result
     if state == "failed" and len(row.answers) > 1:

@@ -143,4 +143,4 @@ def non_finite_name(value: float) -> str:
 
 def _translucent(hue: str) -> str:
     red, green, blue = (int(hue[at : at + 2], 16) for at in (1, 3, 5))
-    return f"rgba({red},{green},{blue},0.18)"
+    return f"rgba({red},{green},{blue},0.22)"

@@ -138,10 +138,7 @@ def build_figure(
     """
     of_ranks = list(across)
     averaged = {item.metric for item in of_ranks}
-    drawn = sorted(
-        [*series, *map(MeanOfRanks.of, of_ranks)],
-        key=lambda entry: (metric_place(entry.metric), entry.writer, entry.attempt),
-    )
+    drawn = sorted([*series, *map(MeanOfRanks.of, of_ranks)], key=lambda entry: _place(entry, averaged))
     look = THEMES[theme]
     axis = Axis(x, drawn)
     metrics = list(dict.fromkeys(entry.metric for entry in drawn))
@@ -175,12 +172,18 @@ def build_figure(
     return result
 
 
+def _place(entry: SeriesLike, averaged: set[str]) -> tuple[bool, tuple[bool, str], str, int]:
+    """Single ranks come first, so that their mean lies above them."""
+    below = entry.metric in averaged and not isinstance(entry, MeanOfRanks)
+    return not below, metric_place(entry.metric), entry.writer, entry.attempt
+
+
 class _Pen:
     """Draws one series."""
 
     def __init__(self, entry: SeriesLike, axis: Axis, hue: str, label: str, *, first: bool, thin: bool = False) -> None:
         self.entry, self.axis, self.hue, self.label, self.first = entry, axis, hue, label, first
-        self.width = 1.0 if thin else 1.75
+        self.width, self.opacity = (1.0, 0.75) if thin else (1.75, 1.0)
         self.x = axis.of(entry.steps, entry.times)
         self.values = np.asarray(entry.values, dtype=np.float64)
         self.finite = np.isfinite(self.values)
@@ -219,7 +222,7 @@ class _Pen:
             legendgroup=f"{self.entry.metric} {self.entry.writer}",
             showlegend=self.first and not faint,
             connectgaps=False,
-            opacity=0.35 if faint else 1.0,
+            opacity=0.35 if faint else self.opacity,
             line={
                 "color": self.hue,
                 "width": min(1.25, self.width) if faint else self.width,

@@ -29,7 +29,7 @@ export class Chart {
     this.plot = el("div", { class: "plot", role: "img" });
     this.note = el("p", { class: "plot-note muted", hidden: true });
     this.eachRank = false;
-    this.rankButton = el("button", { class: "chip ranks-chip", hidden: true, "aria-pressed": "false", title: "Show each rank", onclick: () => this.#showRanks() });
+    this.rankButton = el("button", { class: "ranks-chip", hidden: true, "aria-pressed": "false", title: "Show each rank", onclick: () => this.#showRanks() });
     this.root = el("figure", { class: "card chart" }, el("figcaption", {}, this.title, this.legend.root, this.rankButton, this.wide), this.plot, this.note);
     this.refetch = () => {
       this.#stale = true;
