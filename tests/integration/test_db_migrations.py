@@ -32,7 +32,8 @@ OLD = (
     "INSERT INTO runs (id, project, name, tags, config, environment, state, health, open_critical, open_warning, "
     "open_info, created_at, started_at, last_seen_at, attempt, position) VALUES ('r', 'p', 'n', '', '{}', '{}', "
     "'running', 'healthy', 0, 0, 0, 1.0, 1.0, 1.0, 2, 0)",
-    "INSERT INTO attempts (run_id, attempt, key, state, started_at, finished_at) VALUES ('r', 1, 'a', 'failed', 1.0, 9.0)",
+    "INSERT INTO attempts (run_id, attempt, key, state, started_at, finished_at) "
+    "VALUES ('r', 1, 'a', 'failed', 1.0, 9.0)",
     "INSERT INTO attempts (run_id, attempt, key, state, started_at) VALUES ('r', 2, 'b', 'running', 9.0)",
     *(
         "INSERT INTO writers (run_id, writer_id, attempt, name, rank, world_size, host, device, pid, last_seq, "
