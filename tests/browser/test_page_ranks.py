@@ -84,4 +84,4 @@ def test_a_phone_shows_each_rank_as_a_card(service, opened, run):
     width = page.evaluate("[document.documentElement.scrollWidth, document.querySelector('.ranks-card').scrollWidth]")
     assert max(width) <= 390
     named = page.evaluate("getComputedStyle(document.querySelector(\"td[data-name='Step']\"), '::before').content")
-    assert named.startswith('"Step"')
+    assert named.startswith('"Step')
