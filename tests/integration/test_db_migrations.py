@@ -1,4 +1,4 @@
-"""Revision 0002 on a database that holds runs: what was known is kept, up and down again."""
+"""Revision 0003 on a database that holds runs: what was known is kept, up and down again."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ OLD = (
 def test_what_was_known_is_kept_up_and_down_again(blank_url: str) -> None:
     """Commands go to the newest attempt; a writer has ended as its attempt has; downgrading loses only what is new."""
     with migrating(blank_url) as (conn, config):
-        command.upgrade(config, "0001")
+        command.upgrade(config, "0002")
         for statement in OLD:
             conn.execute(sa.text(statement))
     database = Database.open(blank_url)
@@ -64,7 +64,7 @@ def test_what_was_known_is_kept_up_and_down_again(blank_url: str) -> None:
         commands.expire(conn, "r", 3)
     database.close()
     with migrating(blank_url) as (conn, config):
-        command.downgrade(config, "0001")
+        command.downgrade(config, "0002")
         rows = conn.execute(sa.text("SELECT id, args, state, requested_at, step FROM commands")).all()
         assert [tuple(row) for row in rows] == [("c1", '{"why": "NaN"}', "failed", 5.5, 9007199254740993)]
         assert "due_at" not in {column["name"] for column in sa.inspect(conn).get_columns("writers")}
