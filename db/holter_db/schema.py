@@ -15,6 +15,7 @@ __all__ = [
     "REVISION",
     "attempts",
     "captures",
+    "command_answers",
     "commands",
     "deliveries",
     "events",
@@ -33,7 +34,7 @@ __all__ = [
 
 # The newest migration; a test compares it with the migrations folder. Known here so that opening an up-to-date
 # database need not load Alembic.
-REVISION = "0002"
+REVISION = "0003"
 
 metadata = sa.MetaData(
     naming_convention={
@@ -124,6 +125,10 @@ writers = Table(
     Column("last_seq", BigInteger, nullable=False),
     Column("last_seen_at", Double, nullable=False),
     Column("dropped", BigInteger, nullable=False),
+    Column("due_at", Double),  # when it promised its next sign of life
+    Column("state", Words, nullable=False),  # running, or how it said that it ended
+    Column("state_reason", Words),
+    Column("finished_at", Double),
     _run_key(),
     sa.UniqueConstraint("run_id", "attempt", "name"),
 )
@@ -263,6 +268,8 @@ commands = Table(
     "commands",
     metadata,
     _of_run(),
+    # In the key, because the guards of two attempts may give the same incident, and so its command, the same name.
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
     Column("id", Words, primary_key=True),
     Column("name", Words, nullable=False),
     Column("args", Json, nullable=False),
@@ -274,6 +281,21 @@ commands = Table(
     Column("done_at", Double),
     Column("step", BigInteger),
     Column("result", Words),
+    _run_key(),
+)
+
+command_answers = Table(
+    "command_answers",
+    metadata,
+    _of_run(),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("command", Words, primary_key=True),
+    Column("writer", Words, primary_key=True),
+    Column("state", Words, nullable=False),
+    Column("acknowledged_at", Double, nullable=False),
+    Column("time", Double, nullable=False),  # of the newest answer
+    Column("result", Words),
+    Column("step", BigInteger),
     _run_key(),
 )
 

@@ -73,6 +73,10 @@ class Writer(Answer):
     last_seq: int
     last_seen_at: float
     dropped: int
+    due_at: float | None
+    state: Literal["running", "finished", "failed", "stopped"]
+    state_reason: str | None
+    finished_at: float | None
 
 
 class Attempt(Answer):
@@ -218,8 +222,30 @@ class Series(Answer):
     non_finite: int
 
 
+class NonFiniteOfRank(Answer):
+    writer: str
+    rank: int | None
+    steps: list[int]
+    values: list[Number]
+
+
+class SeriesAcrossRanks(Answer):
+    metric: str
+    attempt: int
+    writers: list[str]
+    shadowed_from: int | None
+    origin: float
+    steps: list[int]
+    times: list[float]
+    mean: list[Number]
+    min: list[Number]
+    max: list[Number]
+    count: list[int]
+    non_finite: list[NonFiniteOfRank]
+
+
 class SeriesAnswer(Answer):
-    series: list[Series]
+    series: list[Series | SeriesAcrossRanks]
     next: str | None
 
 
@@ -227,8 +253,35 @@ class SeriesOfRun(Series):
     run: str
 
 
+class SeriesOfRunAcrossRanks(SeriesAcrossRanks):
+    run: str
+
+
 class SeriesOfRunsAnswer(Answer):
-    series: list[SeriesOfRun]
+    series: list[SeriesOfRun | SeriesOfRunAcrossRanks]
+
+
+class Rank(Answer):
+    writer: str
+    rank: int | None
+    attempt: int
+    state: Literal["running", "silent", "finished", "failed", "stopped"]
+    state_reason: str | None
+    last_step: int | None
+    lag: int | None
+    step_time: float | None
+    last_seen_at: float
+    due_at: float | None
+    non_finite: int
+    dropped: int
+    world_size: int | None
+    host: str
+    device: str
+    pid: int | None
+
+
+class RanksAnswer(Answer):
+    ranks: list[Rank]
 
 
 class Figure(Answer):
@@ -306,11 +359,21 @@ class IncidentsAnswer(Answer):
     next: str | None
 
 
+class CommandAnswerOfRank(Answer):
+    writer: str
+    state: Literal["acknowledged", "done", "failed"]
+    time: float
+    result: str | None
+    step: int | None
+    acknowledged_at: float
+
+
 class Command(Answer):
     id: str
+    attempt: int
     name: str
     args: dict[str, Any]
-    state: Literal["requested", "delivered", "acknowledged", "done", "failed"]
+    state: Literal["requested", "delivered", "acknowledged", "done", "failed", "expired"]
     requested_at: float
     requested_by: str
     delivered_at: float | None
@@ -318,6 +381,7 @@ class Command(Answer):
     done_at: float | None
     step: int | None
     result: str | None
+    answers: list[CommandAnswerOfRank]
 
 
 class CommandAnswer(Answer):

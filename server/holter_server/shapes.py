@@ -12,8 +12,10 @@ from holter_db.events import EventRow, event_id
 from holter_db.incidents import IncidentRow
 from holter_db.ingest import Appended
 from holter_db.outbox import DeliveryRow, WebhookRow
+from holter_db.rank_series import RankSeries
 from holter_db.runs import AttemptRow, ProjectRow, RunRow, WriterRow
 from holter_db.series import MetricInfo, Series
+from holter_db.stragglers import RankRow
 
 __all__ = [
     "command",
@@ -25,6 +27,8 @@ __all__ = [
     "made_up_incident",
     "metric",
     "project",
+    "rank",
+    "rank_series",
     "run",
     "run_in_webhook",
     "run_with_parts",
@@ -91,7 +95,7 @@ def incident_in_webhook(row: IncidentRow, found: Found) -> Shape:
 
 
 def command(row: CommandRow) -> Shape:
-    return _plain(row)
+    return {**_plain(row), "answers": [_plain(item) for item in row.answers]}
 
 
 def event(row: EventRow) -> Shape:
@@ -126,6 +130,14 @@ def metric(info: MetricInfo) -> Shape:
 
 def series(item: Series) -> Shape:
     return {**_plain(item), "non_finite": item.non_finite}
+
+
+def rank_series(item: RankSeries) -> Shape:
+    return {**_plain(item), "non_finite": [_plain(entry) for entry in item.non_finite]}
+
+
+def rank(row: RankRow) -> Shape:
+    return _plain(row)
 
 
 def project(row: ProjectRow) -> Shape:

@@ -20,6 +20,7 @@ CALLS = {
     "/api/v1/runs/{id}/finish": {"post"},
     "/api/v1/runs/{id}/commands": {"get", "post"},
     "/api/v1/runs/{id}/metrics": {"get"},
+    "/api/v1/runs/{id}/ranks": {"get"},
     "/api/v1/runs/{id}/events": {"get"},
     "/api/v1/runs/{id}/events/{event}": {"get"},
     "/api/v1/runs/{id}/events/{event}/figure": {"get"},

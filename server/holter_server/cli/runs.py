@@ -80,7 +80,7 @@ def show(
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Everything about one run: incidents with their advice, metrics, config."""
+    """Everything about one run: incidents with their advice, ranks where there are several, metrics, config."""
     connection = Connection(url, token)
     found = connection.run(run)
     if incident or incident_id is not None:
@@ -88,8 +88,9 @@ def show(
         return
     metrics = connection.get(f"/runs/{found['id']}/metrics")["metrics"]
     of_run = connection.all("/incidents", "incidents", run=found["id"])
+    ranks = connection.get(f"/runs/{found['id']}/ranks")["ranks"]
     if as_json:
-        print_json({"run": found, "metrics": metrics, "incidents": of_run})
+        print_json({"run": found, "metrics": metrics, "incidents": of_run, "ranks": ranks})
         return
     exits = [
         event["text"] for event in connection.get(f"/runs/{found['id']}/events")["events"] if event["kind"] == "exit"
@@ -102,6 +103,8 @@ def show(
         console.print(Padding(incidents.block(fired), (0, 0, 1, 2), expand=False))
     if not of_run:
         console.print("  none")
+    if len(ranks) > 1:
+        _section("Ranks", _rank_table(ranks))
     _section("Metrics", _metric_table(metrics) if metrics else None)
     _section("Config", _config_table(found["config"]) if found["config"] else None)
 
@@ -162,6 +165,25 @@ def _flat(config: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
         else:
             rows.append((f"{prefix}{name}", value))
     return rows
+
+
+def _rank_table(ranks: list[dict[str, Any]]) -> Table:
+    numeric = ("step", "behind", "step time", "NaN/Inf", "seen ago")
+    table = plain_table("rank", "state", *numeric, "where", right=numeric, flexible=("where",))
+    for rank in ranks:
+        odd = rank["non_finite"]
+        place = [rank["host"], rank["device"], f"pid {rank['pid']}" if rank["pid"] else ""]
+        table.add_row(
+            rank["writer"],
+            state_text(rank["state"]),
+            step(rank["last_step"]),
+            Text(f"{rank['lag']:,}", style="bold yellow") if rank["lag"] else step(rank["lag"]),
+            "–" if rank["step_time"] is None else f"{number(rank['step_time'])} s",
+            Text(f"{odd:,}", style="bold red") if odd else "–",
+            ago(rank["last_seen_at"]),
+            Text(" · ".join(filter(None, place))),
+        )
+    return table
 
 
 def _metric_table(metrics: list[dict[str, Any]]) -> Table:

@@ -106,8 +106,8 @@ function where(incident) {
 }
 
 // The numbers that matter on one line; the whole arithmetic folds out of "Evidence".
-function facts({ metric, value, threshold, baseline, rule }) {
-  const pairs = { metric, value: orNull(value), threshold: orNull(threshold), baseline: orNull(baseline), rule };
+function facts({ metric, writer, value, threshold, baseline, rule }) {
+  const pairs = { metric, rank: writer === "rank0" ? null : writer, value: orNull(value), threshold: orNull(threshold), baseline: orNull(baseline), rule };
   return el(
     "dl",
     { class: "pairs" },
