@@ -38,6 +38,7 @@ class Guard:
         self._facts, self._writer, self._started_at = facts, writer, started_at
         self._engine = Engine(rules, facts)
         self.step: int | None = None
+        self.time: float | None = None  # of the latest record, seconds UTC
         self.moved_at: float | None = None  # when a step was last seen, by this machine's clock
 
     def follow(self, rules: RuleSet) -> None:
@@ -51,7 +52,7 @@ class Guard:
             rows = Rows(self._writer, block.metrics, steps, block.time_array(), block.value_matrix())
             changes += self._engine.observe(rows)
             if len(steps):
-                self.step, self.moved_at = int(steps[-1]), now
+                self.step, self.time, self.moved_at = int(steps[-1]), float(block.time_array()[-1]), now
         return changes
 
     def tick(self, now: float, state: str = "running") -> list[Transition]:

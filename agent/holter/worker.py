@@ -36,6 +36,7 @@ __all__ = ["Worker"]
 
 TICK = 0.1  # seconds between two looks at the journal
 CLOCK_TICK = 1.0  # seconds between two looks of the rules at the clock
+NOTICED_WITHIN = 1.0  # seconds after its death at most, on a busy machine
 STACKS_WAIT = 0.5  # seconds that the trainer's handler gets
 TEXT_MAX = 60_000  # characters of stacks in an event
 
@@ -95,9 +96,10 @@ class Worker:
             if finish is not None:
                 return finish
             if self._trainer is not None and not self._trainer.alive():
+                died_at = time.time()
                 self._look()
                 if not self._ended:
-                    self._note_death(self._trainer)
+                    self._note_death(self._trainer, died_at)
                 return None
             self._look()
             self._sample(sampler)
@@ -216,16 +218,18 @@ class Worker:
                 break
         return signals.read(folder, signals.STACKS, before)
 
-    def _note_death(self, trainer: Process) -> None:
+    def _note_death(self, trainer: Process, died_at: float) -> None:
         """The training is dead and did not say so: say it for it, at the end of its own journal."""
         ending = trainer.ending()
+        # Noticed a moment after it happened. Of several ranks the first to die is the cause; others fail at once.
+        died_at = max(died_at - NOTICED_WITHIN, min(died_at, self._guard.time or died_at))
         start = self._spool.start
         data: dict[str, Any] = {"signal": ending.signal, "exit_code": ending.exit_code, "oom": ending.out_of_memory}
         if ending.stacks:
             data["stacks"] = ending.stacks[:TEXT_MAX]
         severity: Severity = "critical" if ending.state == "failed" else "info"
-        event = Event(time.time(), ending.text, "exit", self._guard.step, severity, data)
-        finish = RunFinish(ending.state, start.attempt, start.writer.name, time.time(), ending.text)
+        event = Event(died_at, ending.text, "exit", self._guard.step, severity, data)
+        finish = RunFinish(ending.state, start.attempt, start.writer.name, died_at, ending.text)
         try:
             journal = MappedJournal(self._spool.journal, self._notices, resume_at=self._position)
         except OSError as error:

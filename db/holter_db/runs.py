@@ -166,14 +166,18 @@ def finish_run(conn: Connection, run_id: str, finish: RunFinish, now: float) -> 
     if end is None:
         return get_run(conn, run_id)
     values = {"state": end.state, "state_reason": end.reason, "finished_at": end.at}
-    replaceable = (*LIVE_STATES, *ENDS[: ENDS.index(end.state)])
-    conn.execute(
-        sa.update(attempts)
-        .where(attempts.c.run_id == run_id, attempts.c.attempt == number, attempts.c.state.in_(replaceable))
-        .values(values)
-    )
-    if number >= row["attempt"] and row["state"] in replaceable:
-        conn.execute(sa.update(runs).where(runs.c.id == run_id).values(attempt=number, due_at=None, **values))
+
+    def replaceable(table: sa.Table) -> sa.ColumnElement[bool]:
+        # Ranks that failed because one did may be heard of before it.
+        milder = table.c.state.in_((*LIVE_STATES, *ENDS[: ENDS.index(end.state)]))
+        earlier = sa.and_(table.c.state == end.state, table.c.finished_at > end.at)
+        return sa.or_(milder, earlier) if end.state == "failed" else milder
+
+    this_attempt = sa.and_(attempts.c.run_id == run_id, attempts.c.attempt == number)
+    conn.execute(sa.update(attempts).where(this_attempt, replaceable(attempts)).values(values))
+    if number >= row["attempt"]:
+        this_run = sa.and_(runs.c.id == run_id, replaceable(runs))
+        conn.execute(sa.update(runs).where(this_run).values(attempt=number, due_at=None, **values))
     return get_run(conn, run_id)
 
 
@@ -198,7 +202,8 @@ def _end_of(ranks: Sequence[WriterRow]) -> _End | None:
 
 
 def _blamed(failed: WriterRow, ranks: Sequence[WriterRow]) -> str | None:
-    if all((rank.state, rank.state_reason) == (failed.state, failed.state_reason) for rank in ranks):
+    unanimous = all((rank.state, rank.state_reason) == (failed.state, failed.state_reason) for rank in ranks)
+    if unanimous and len(ranks) >= (failed.world_size or 1):
         return failed.state_reason  # the only rank, or one word for all of them
     return f"{failed.name}: {failed.state_reason}" if failed.state_reason else f"{failed.name} failed"
 
