@@ -83,7 +83,11 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def _is_number(cell: str) -> bool:
-    return bool(cell) and (cell[0].isdigit() or cell[0] == "-")
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def print_targets(targets: Sequence[Target]) -> None:

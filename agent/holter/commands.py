@@ -1,7 +1,8 @@
-"""What the service asks of a run: received on the shipping thread, carried out on the training thread."""
+"""What the service asks of a run: received from the shipper, carried out on the training thread."""
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections import deque
 from collections.abc import Callable
@@ -27,7 +28,7 @@ class Inbox:
         self.waiting: deque[CommandOrder] = deque()
         self._answer, self._notices = answer, notices
         self._handlers: dict[str, Handler] = {}
-        self._seen: set[str] = set()
+        self._seen: dict[str, CommandOrder] = {}
         self._stops: list[str] = []
         self._running = False
 
@@ -35,10 +36,11 @@ class Inbox:
         self._handlers[name] = handler
 
     def receive(self, order: CommandOrder) -> None:
-        """On the shipping thread. The service repeats an order until it is answered; only the first one counts."""
-        if order.id in self._seen:
+        """From any thread. The service repeats an order until it is answered, and the guard may have given it already:
+        only the first one counts.
+        """
+        if self._seen.setdefault(order.id, order) is not order:  # one operation, so that no two threads both are first
             return
-        self._seen.add(order.id)
         self._update(order.id, "acknowledged")
         if order.name == "stop":
             self.stopped = True
@@ -76,7 +78,7 @@ class Inbox:
             self._update(order.id, "failed", message, step)
             return
         try:
-            result = handler(**order.args)
+            result = handler(**_accepted(handler, order.args))
         except Exception as error:  # noqa: BLE001 - the user's function may raise anything, and the loop must go on
             text = clean_text(f"{type(error).__name__}: {error}")
             self._notices.warn(f"command {order.name}", f"the handler of {order.name!r} raised {text}")
@@ -92,3 +94,19 @@ class Inbox:
 
 def _by(order: CommandOrder) -> str:
     return f" by {order.requested_by}" if order.requested_by else ""
+
+
+def _accepted(handler: Handler, args: dict[str, Any]) -> dict[str, Any]:
+    """Those of the arguments that the function takes: a rule's order carries its reason, a person's may be bare."""
+    try:
+        parameters = inspect.signature(handler).parameters.values()
+    except (TypeError, ValueError):  # some functions written in C
+        return {}
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return args
+    by_name = {
+        parameter.name
+        for parameter in parameters
+        if parameter.kind in {parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD}
+    }
+    return {name: value for name, value in args.items() if name in by_name}

@@ -14,8 +14,8 @@ from urllib.parse import quote
 import msgspec
 
 from holter.frames import Batch, Batcher, Limits
-from holter.journal import MAGIC
 from holter.notices import Notices
+from holter.records import HEADER_BYTES, place, position
 from holter.spool import Cursor, Reader, Sending, ShippingLock, Spool
 from holter.transport import Outcome, Transport, Verdict
 from holter.wire import Receipt, RunFinish, RunStart, encode_frame
@@ -53,6 +53,7 @@ class Courier:
         self._batch: Batch | None = None
         self._limits = Limits()
         self._registered = False
+        self.behind = False  # the latest frame was full: more is waiting
 
     def open(self) -> bool:
         """Take the lock and read the cursor. False while somebody else is shipping this spool."""
@@ -61,8 +62,10 @@ class Courier:
         if not self._lock.acquire():
             return False
         self._cursor = self.spool.cursor()
-        reader = Reader(self.spool.journal)
-        self._batcher.skip(reader.read(len(MAGIC), self._cursor.offset))
+        reader = Reader(self.spool.path)
+        segment, _ = place(self._cursor.offset)
+        self._batcher = Batcher(self._cursor)
+        self._batcher.skip(reader.read(position(segment, HEADER_BYTES), self._cursor.offset))
         if sending := self._cursor.sending:
             self._batch = self._batcher.batch(reader.read(sending.start, sending.end), sending.start, None)
         self._reader = reader
@@ -104,7 +107,8 @@ class Courier:
     def heartbeat(self, promise: float, *, read: float | None = None) -> Outcome | None:
         """An empty frame with the promise of the next sign of life; it registers the run if nothing else has yet."""
         if self._batch is None and not self._cursor.ended:
-            self._batch = Batch(self._cursor.offset, self._cursor.offset)
+            at = self._cursor
+            self._batch = Batch(at.offset, at.offset, values=at.values, lost=at.lost, unwritten=at.unwritten)
         return self.step(promise=promise, read=read)
 
     def _next_batch(self) -> Batch | None:
@@ -115,6 +119,7 @@ class Courier:
         if batch.end == offset:
             return None
         self._batch = batch
+        self.behind = self._limits.reached(batch.points, len(batch.events))
         return batch
 
     def _register(self, read: float | None) -> Outcome:
@@ -149,6 +154,7 @@ class Courier:
         self._limits = self._limits.halved()
         self._move(msgspec.structs.replace(self._cursor, sending=None))
         self._batch = None
+        self._batcher.rewind(self._cursor)
         return Outcome(Verdict.DONE)
 
     def _set_aside(self, batch: Batch, seq: int, body: bytes, outcome: Outcome) -> Outcome:
@@ -166,7 +172,8 @@ class Courier:
     def _advance(self, batch: Batch, *, sent: bool) -> None:
         # The batch is let go only once the cursor is on disk: until then its number belongs to these records.
         seq = self._cursor.next_seq + sent
-        self._move(msgspec.structs.replace(self._cursor, offset=batch.end, next_seq=seq, sending=None))
+        counts = {"values": batch.values, "lost": batch.lost, "unwritten": batch.unwritten}
+        self._move(msgspec.structs.replace(self._cursor, offset=batch.end, next_seq=seq, sending=None, **counts))
         self._batch = None
         self.shipped.damaged += batch.damaged
 

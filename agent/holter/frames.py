@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from holter.journal import Answer, Dropped, End, Happened, Names, Points, Record
+from holter.records import Answer, Dropped, End, Happened, Names, Points, SegmentHeader
+from holter.spool import Cursor, Found
 from holter.wire import VERSION, Block, CommandUpdate, Event, Frame, RunFinish
 
 __all__ = ["Batch", "Batcher", "Limits"]
@@ -23,6 +24,9 @@ class Limits:
     def halved(self) -> Limits:
         return Limits(max(1, self.values // 2), max(1, self.events // 2))
 
+    def reached(self, values: int, events: int) -> bool:
+        return values >= self.values or events >= self.events
+
     @property
     def smallest(self) -> bool:
         return self.values == 1
@@ -30,7 +34,7 @@ class Limits:
 
 @dataclass(slots=True)
 class Batch:
-    """Consecutive records of one journal, from byte ``start`` up to ``end``."""
+    """Consecutive records of one journal, from position ``start`` up to ``end``."""
 
     start: int
     end: int
@@ -38,7 +42,9 @@ class Batch:
     events: list[Event] = field(default_factory=list)
     commands: list[CommandUpdate] = field(default_factory=list)
     points: int = 0
-    dropped: int = 0
+    values: int = 0  # before the end
+    lost: int = 0  # values of segments that had to go before they were shipped, or that are damaged, up to the end
+    unwritten: int = 0  # values that the writer could not write, up to the end
     damaged: int = 0  # records that can't be read
     finish: RunFinish | None = None  # set only on a batch that ends with the end of the run
     ended: bool = False
@@ -57,29 +63,29 @@ class Batch:
             events=self.events,
             commands=self.commands,
             promise=promise,
-            dropped=self.dropped,
+            dropped=self.lost + self.unwritten,
         )
 
 
 class Batcher:
-    """Knows the metrics that a journal has named so far; makes one batch at a time."""
+    """Knows the metrics that a journal has named so far, and how many values came by; makes one batch at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, cursor: Cursor | None = None) -> None:
+        """``cursor``: where the first batch begins; without it the journal's beginning."""
         self._metrics: dict[int, tuple[str, ...]] = {}
-        self._dropped = 0
+        self.rewind(cursor or Cursor())
 
-    def skip(self, records: Iterable[tuple[Record | None, int]]) -> None:
+    def rewind(self, cursor: Cursor) -> None:
+        """The next batch begins at ``cursor``, once more; names that are known stay known."""
+        self._values, self._lost, self._unwritten = cursor.values, cursor.lost, cursor.unwritten
+
+    def skip(self, records: Iterable[tuple[Found, int]]) -> None:
         """Learn the names from records that were shipped before."""
         for record, _ in records:
-            self._note(record)
+            if isinstance(record, Names):
+                self._metrics[record.number] = record.metrics
 
-    def _note(self, record: Record | None) -> None:
-        if isinstance(record, Names):
-            self._metrics[record.number] = record.metrics
-        elif isinstance(record, Dropped):
-            self._dropped = record.points
-
-    def batch(self, records: Iterable[tuple[Record | None, int]], start: int, limits: Limits | None) -> Batch:
+    def batch(self, records: Iterable[tuple[Found, int]], start: int, limits: Limits | None) -> Batch:
         """Records up to the limits (None: all of them, for a frame whose bounds are already written down).
 
         A batch stops before the end of the run, unless nothing else is in it.
@@ -91,28 +97,35 @@ class Batcher:
                 if batch.empty and not rows.count:
                     batch.finish, batch.ended, batch.end = record.finish, True, end
                 break
-            self._note(record)
             self._add(record, batch, rows)
             batch.end = end
-            if limits and (batch.points >= limits.values or len(batch.events) >= limits.events):
+            if limits and limits.reached(batch.points, len(batch.events)):
                 break
         rows.close()
-        batch.dropped = self._dropped
+        batch.values, batch.lost, batch.unwritten = self._values, self._lost, self._unwritten
         return batch
 
-    def _add(self, record: Record | None, batch: Batch, rows: _Rows) -> None:
+    def _add(self, record: Found, batch: Batch, rows: _Rows) -> None:
         match record:
             case Points():
+                self._values += len(record.values)
                 metrics = self._metrics.get(record.names)
                 if metrics is None or len(metrics) != len(record.values):
                     batch.damaged += 1
                     return
                 rows.add(metrics, record)
                 batch.points += len(metrics)
+            case Names():
+                self._metrics[record.number] = record.metrics
             case Happened():
                 batch.events.append(record.event)
             case Answer():
                 batch.commands.append(record.update)
+            case Dropped():
+                self._unwritten = record.points
+            case SegmentHeader():
+                self._lost += max(0, record.values_before - self._values)
+                self._values = record.values_before
             case None:
                 batch.damaged += 1
 

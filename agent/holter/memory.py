@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from holter.journal import Answer, End, Happened
+from holter.records import Answer, End, Happened
 from holter.values import Deferred, Row
 
 __all__ = ["LoggedRow", "MemoryJournal"]
@@ -28,7 +28,7 @@ class MemoryJournal:
 
     def points(self, metrics: tuple[str, ...], step: int, time: float, row: Row) -> None:
         if self._keep:
-            values = row.resolve() if isinstance(row, Deferred) else row
+            values = row.resolve() if isinstance(row, Deferred) else map(float, row)
             self.rows.append(LoggedRow(step, dict(zip(metrics, values, strict=True)), time))
 
     def put(self, record: Happened | Answer | End) -> None:

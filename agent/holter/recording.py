@@ -6,25 +6,27 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from holter import lifecycle
+from holter import lifecycle, signals
 from holter.environment import describe, plain
 from holter.errors import HolterError
 from holter.identity import Place, launch_key, new_id, place_of, valid_run_id
-from holter.journal import SpoolJournal
+from holter.journal import MappedJournal
+from holter.link import Hello
 from holter.memory import MemoryJournal
 from holter.notices import Notices
 from holter.resume import step_to_resume
 from holter.settings import Settings
-from holter.shipper import Shipper
+from holter.shipper import ProcessShipper, ThreadShipper
 from holter.spool import Spool
 from holter.training import Run
 from holter.values import clean_text
-from holter.wire import Receipt, RunStart, Writer
+from holter.wire import RunStart, Writer
 
 __all__ = ["init"]
 
@@ -102,35 +104,41 @@ def init(
 def _begin(start: RunStart, settings: Settings, notices: Notices, first_step: int) -> Run:
     try:
         spool, system = _spools(start, settings, notices)
-        journal = SpoolJournal(spool.journal, notices)
+        journal = MappedJournal(
+            spool.journal, notices, disk_max=settings.disk_max, shipped_to=lambda: spool.cursor().offset
+        )
     except OSError as error:
         notices.warn("directory", f"nothing can be recorded, since no folder can be written: {error}. Set HOLTER_DIR.")
         return Run(id=str(start.id), project=start.project, journal=MemoryJournal(), notices=notices,
                    on_end=lifecycle.forget)  # fmt: skip
-    run: Run
-
-    def receive(receipt: Receipt) -> None:
-        run.receive(receipt)
-
-    shipper = Shipper(spool, system, settings, notices, on_receipt=receive, latest_step=lambda: run.step)
-    online = settings.mode == "online"
+    start = spool.start
+    hello = Hello(
+        str(spool.path),
+        str(system.path),
+        os.getpid(),
+        replace(settings, directory=settings.directory.absolute()),
+        signals.install(spool.path),
+        os.environ.get("LOCAL_RANK", "0") == "0",
+    )
+    shipper = (ProcessShipper if settings.shipper == "process" else ThreadShipper)(hello, notices)
     run = Run(
-        id=str(spool.start.id),
+        id=str(start.id),
         project=start.project,
         name=start.name,
         journal=journal,
         notices=notices,
-        attempt=spool.start.attempt,
+        attempt=start.attempt,
         writer=start.writer.name,
         shipper=shipper,
         directory=spool.path.parent,
-        url=f"{settings.url}/runs/{start.id}" if online else None,
+        url=f"{settings.url}/runs/{start.id}" if settings.mode == "online" else None,
         first_step=first_step,
         finish_timeout=settings.finish_timeout,
+        facts=(start.planned_steps, start.config, start.tags),
         on_end=lifecycle.forget,
     )
     notices.say(f"recording run {run.id} of {run.project}: {run.url or f'{run.directory} (offline)'}")
-    shipper.start()
+    shipper.start(run)
     return run
 
 

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import msgspec
 
 from holter.errors import SpoolError
-from holter.journal import MAGIC, Points
+from holter.records import START, Points
 from holter.settings import Settings
 from holter.spool import Reader, find_spools
 from holter.transport import Transport
@@ -30,8 +30,8 @@ def _recorded(settings: Settings, run_id: str) -> int:
         return -1
     latest = -1
     for spool in spools:
-        reader = Reader(spool.journal)
-        steps = (record.step for record, _ in reader.read(len(MAGIC)) if isinstance(record, Points))
+        reader = Reader(spool.path)
+        steps = (record.step for record, _ in reader.read(START) if isinstance(record, Points))
         latest = max(latest, max(steps, default=-1))
         reader.close()
     return latest

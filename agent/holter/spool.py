@@ -1,10 +1,12 @@
 """One writer's recording on disk: a folder ``DIR/<run>/<attempt>/<writer>/`` with everything needed to ship it.
 
 - ``start.json``: the run, the attempt, the writer (what ``POST /runs`` takes)
-- ``journal``: the records (see `holter.journal`)
+- ``journal/``: the records (see `holter.records`)
 - ``shipped.json``: how far the service has acknowledged them, and the frame that is on its way
 - ``rejected/``: frames that the service can't take, with its reason
 - ``shipping.lock``: held by whoever ships, so that a run and a ``holter sync`` never ship at once
+- ``stacks.txt``, ``crash.txt``, ``ended.txt``: what the process's signal handlers have left (see `holter.signals`)
+- ``shipper.log``: what the shipper's process wrote to its standard error
 """
 
 from __future__ import annotations
@@ -19,28 +21,45 @@ from pathlib import Path
 import msgspec
 
 from holter.errors import SpoolError
-from holter.journal import MAGIC, Record
+from holter.journal import segments_of
+from holter.records import (
+    END_OF_SEGMENT,
+    FRAME,
+    FRAME_BYTES,
+    HEADER_BYTES,
+    START,
+    Record,
+    SegmentHeader,
+    decode_payload,
+    next_multiple,
+    place,
+    position,
+    segment_name,
+)
 from holter.wire import RunStart, dump_json
 
-__all__ = ["Cursor", "Reader", "Sending", "ShippingLock", "Spool", "find_spools"]
+__all__ = ["START", "Cursor", "Found", "Reader", "Sending", "ShippingLock", "Spool", "find_spools"]
 
-_LENGTH = struct.Struct("<I")
-_decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
-READ_BYTES = 1 << 20
+FIRST_READ = 16 << 10  # bytes; a reader that keeps up mostly finds little
+LONGEST_READ = 1 << 20
+CHECKSUM = struct.Struct("<I")
 
 
 class Sending(msgspec.Struct, frozen=True):
     """A frame that was sent and perhaps committed: a retry must send the same records under the same number."""
 
     seq: int
-    start: int  # bytes into the journal
+    start: int  # positions in the journal
     end: int
 
 
 class Cursor(msgspec.Struct, frozen=True):
     """How far shipping has come. Written before a frame is sent and after it is acknowledged."""
 
-    offset: int = len(MAGIC)  # everything before this byte of the journal is acknowledged, or set aside
+    offset: int = START  # everything before this position of the journal is acknowledged, or set aside
+    values: int = 0  # before that position
+    lost: int = 0  # values of segments that had to go before they were shipped, or that are damaged
+    unwritten: int = 0  # values that the writer could not write
     next_seq: int = 1
     sending: Sending | None = None
     ended: bool = False  # the end of the run was acknowledged, too
@@ -58,7 +77,7 @@ class Spool:
     def create(cls, directory: Path, start: RunStart) -> Spool:
         """Make the folder. Raises OSError if it can't be made or is there already."""
         path = directory / str(start.id) / start.attempt / start.writer.name.replace("/", ".")
-        path.mkdir(parents=True)
+        (path / "journal").mkdir(parents=True)
         _replace(path / "start.json", dump_json(start))
         return cls(path, start)
 
@@ -73,6 +92,23 @@ class Spool:
     @property
     def journal(self) -> Path:
         return self.path / "journal"
+
+    def tail(self) -> int | None:
+        """The position behind the last whole record; None for a journal that is not begun."""
+        segments = segments_of(self.journal)
+        if not segments:
+            return None
+        reader = Reader(self.path)
+        try:
+            begin = position(segments[-1], HEADER_BYTES)
+            return max((end for _, end in reader.read(begin)), default=begin)
+        finally:
+            reader.close()
+
+    def waiting(self) -> bool:
+        """Whether something in the journal is not acknowledged."""
+        tail = self.tail()
+        return tail is not None and self.cursor().offset < tail
 
     def cursor(self) -> Cursor:
         """Where shipping stands; a fresh cursor before the first frame."""
@@ -108,53 +144,139 @@ def find_spools(path: Path) -> list[Spool]:
     Raises:
         SpoolError: there is none.
     """
-    found = [start.parent for start in sorted(path.rglob("start.json")) if (start.parent / "journal").exists()]
+    found = [start.parent for start in sorted(path.rglob("start.json")) if (start.parent / "journal").is_dir()]
     if not found:
         raise SpoolError(f"There is no recording in {path}", "Give the folder that `holter.init` printed")
     return [Spool.open(folder) for folder in found]
 
 
 class Reader:
-    """Reads a journal that may still be growing."""
+    """Reads a journal that may still be growing, and of which the oldest segments may be gone."""
 
     def __init__(self, path: Path) -> None:
-        """Raises `SpoolError` if the file is no journal of this format. An empty file is one that was just begun."""
-        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        magic = os.pread(self._file, len(MAGIC), 0)
-        if magic != MAGIC[: len(magic)]:
-            self.close()
-            raise SpoolError(f"{path} is no journal of format 1", "Upgrade holter: pip install -U holter")
+        """``path`` is the spool's folder. Raises `SpoolError` if its journal is of another format."""
+        self._folder = path / "journal"
+        self._segment, self._file, self._size = 0, -1, 0
+        first = next(iter(segments_of(self._folder)), None)
+        if first is not None:
+            self._open(first)
+            self._header(first)
 
-    def read(self, offset: int, end: int | None = None) -> Iterator[tuple[Record | None, int]]:
-        """Whole records from byte ``offset`` on (to ``end``), each with the byte behind it; None for a damaged one."""
-        buffer, base = b"", offset
-        while end is None or offset < end:
-            while (size := _whole(buffer, offset - base)) is None:
-                more = os.pread(self._file, READ_BYTES, base + len(buffer))
-                if not more:
+    def read(self, at: int, end: int | None = None) -> Iterator[tuple[Found, int]]:
+        """Whole records from position ``at`` on (to ``end``), each with the position behind it.
+
+        None stands for a damaged record. A segment begins with its header, so that one can tell what is missing.
+        """
+        segment, offset = place(at)
+        while end is None or position(segment, offset) < end:
+            if not self._open(segment):
+                later = [number for number in segments_of(self._folder) if number > segment]
+                if not later:
                     return
-                buffer, base = buffer[offset - base :] + more, offset
-            start = offset - base + _LENGTH.size
-            offset += _LENGTH.size + size
-            yield _decode(buffer[start : start + size]), offset
+                segment, offset = later[0], 0
+                continue
+            if offset == 0:
+                header = self._header(segment)
+                if header is None:
+                    return
+                offset = HEADER_BYTES
+                yield header, position(segment, offset)
+                continue
+            following = None
+            for record, offset in self._records(segment, offset, end):  # noqa: B020 - the next round goes on behind it
+                if isinstance(record, _Closed):
+                    following = segment + 1
+                    break
+                yield record, position(segment, offset)
+            if following is None:
+                return
+            segment, offset = following, 0
+
+    def _records(self, segment: int, offset: int, end: int | None) -> Iterator[tuple[Found | _Closed, int]]:
+        buffer, base, chunk = b"", offset, FIRST_READ
+        while end is None or position(segment, offset) < end:
+            if _is_short(buffer, offset - base):
+                needed = FRAME_BYTES + (_length(buffer, offset - base) or 0)
+                buffer, base = os.pread(self._file, max(chunk, needed), offset), offset
+                chunk = min(4 * chunk, LONGEST_READ)
+                if (_length(buffer, 0) or 0) and _is_short(buffer, 0) and needed == FRAME_BYTES:
+                    continue  # a record longer than the chunk: now its length is known
+            length = _length(buffer, offset - base)
+            if not length or _is_short(buffer, offset - base):
+                if self._over(segment, offset):
+                    if length:
+                        yield None, offset  # a length that can't be
+                    yield _Closed(), offset
+                return
+            if length == END_OF_SEGMENT:
+                yield _Closed(), offset
+                return
+            start = offset - base + FRAME_BYTES
+            (checksum,) = CHECKSUM.unpack_from(buffer, offset - base)
+            record = decode_payload(buffer[start : start + length], checksum)
+            after = next_multiple(offset + FRAME_BYTES + length)
+            if record is None and not self._followed(segment, after):
+                return  # it is being written, or was when its writer died
+            offset = after
+            yield record, offset
+
+    def _followed(self, segment: int, offset: int) -> bool:
+        """Whether something has been written at or behind ``offset``."""
+        return any(os.pread(self._file, FRAME_BYTES, offset)) or segments_of(self._folder)[-1:] > [segment]
+
+    def _over(self, segment: int, offset: int) -> bool:
+        """Nothing more will be written to this segment: it was too full even for the mark at its end, or damaged."""
+        if segments_of(self._folder)[-1:] <= [segment]:
+            return False
+        # A segment's last record is written before the next one is begun: what is not there now will never be.
+        checksum_and_length = os.pread(self._file, FRAME_BYTES, offset)
+        return len(checksum_and_length) < FRAME_BYTES or not any(checksum_and_length) or self._cut_off(offset)
+
+    def _cut_off(self, offset: int) -> bool:
+        """Whether the record at ``offset`` claims to be longer than its segment."""
+        length = _length(os.pread(self._file, FRAME_BYTES, offset), 0) or 0
+        return length != END_OF_SEGMENT and offset + FRAME_BYTES + length > os.fstat(self._file).st_size
+
+    def _open(self, segment: int) -> bool:
+        if self._segment == segment and self._file >= 0:
+            return True
+        self.close()
+        try:
+            self._file = os.open(self._folder / segment_name(segment), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        self._segment = segment
+        return True
+
+    def _header(self, segment: int) -> SegmentHeader | None:
+        try:
+            return SegmentHeader.unpack(os.pread(self._file, HEADER_BYTES, 0))
+        except ValueError as error:
+            name = self._folder / segment_name(segment)
+            raise SpoolError(f"{name} is {error}", "Upgrade holter: pip install -U holter") from None
 
     def close(self) -> None:
-        os.close(self._file)
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
 
 
-def _whole(buffer: bytes, position: int) -> int | None:
-    """The size of the record at ``position``, None unless all of it is in the buffer."""
-    if len(buffer) < position + _LENGTH.size:
-        return None
-    (size,) = _LENGTH.unpack_from(buffer, position)
-    return size if len(buffer) >= position + _LENGTH.size + size else None
+class _Closed:
+    """The end of a segment that others follow."""
 
 
-def _decode(payload: bytes) -> Record | None:
-    try:
-        return _decoder.decode(payload)
-    except msgspec.DecodeError:
-        return None
+Found = Record | SegmentHeader | None
+
+
+def _length(buffer: bytes, offset: int) -> int | None:
+    """The length of the record at ``offset``; None where the buffer ends before it."""
+    return FRAME.unpack_from(buffer, offset)[1] if len(buffer) >= offset + FRAME_BYTES else None
+
+
+def _is_short(buffer: bytes, offset: int) -> bool:
+    """Whether the buffer ends before the record does."""
+    length = _length(buffer, offset)
+    return length is None or (length != END_OF_SEGMENT and len(buffer) < offset + FRAME_BYTES + length)
 
 
 class ShippingLock:

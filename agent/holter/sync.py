@@ -91,10 +91,10 @@ def _ship(
     courier = Courier(spool, transport, Notices())
     problem: str | None = None
     try:
-        if courier.open():
+        if _opened(courier, patience):
             problem = _ship_all(courier, patience, lambda: on_progress(spool, courier.shipped))
         else:
-            problem = "Its own training is shipping it."
+            problem = "Its own training is shipping it just now."
     except (OSError, HolterError) as error:
         problem = str(error)
     finally:
@@ -103,6 +103,16 @@ def _ship(
     return SpoolReport(
         spool.path, str(start.id), start.writer.name, courier.shipped, problem is None, courier.ended, problem
     )
+
+
+def _opened(courier: Courier, patience: float) -> bool:
+    """Wait while somebody else ships the spool: a run that has just ended, or another ``holter sync``."""
+    give_up_at = time.monotonic() + patience
+    while not courier.open():
+        if time.monotonic() >= give_up_at:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def _ship_all(courier: Courier, patience: float, progressed: Callable[[], None]) -> str | None:

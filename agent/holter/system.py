@@ -1,4 +1,4 @@
-"""The machine under the training: processor, memory, GPUs. Sampled on the shipping thread, never on the training's."""
+"""The machine under the training: processor, memory, GPUs. Sampled by the shipper, never on the training's thread."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ GB = 1e9
 class SystemSampler:
     """Metrics ``system/…``: percent, gigabytes (10⁹ bytes), degrees Celsius, watts. What can't be read is left out."""
 
-    def __init__(self) -> None:
-        self._process = _process()
-        self._gpus = _gpus()
+    def __init__(self, pid: int | None = None, *, whole_host: bool = True) -> None:
+        """``pid``: whose memory and processor time it samples. Without ``whole_host`` it samples nothing else: of the
+        ranks on one machine, one is enough for what they share.
+        """
+        self._process = _process(pid)
+        self._whole_host = whole_host
+        self._gpus = _gpus() if whole_host else []
 
     def sample(self) -> dict[str, float]:
         """All that can be read now; empty where nothing can. Takes about a millisecond."""
@@ -31,22 +35,26 @@ class SystemSampler:
         import psutil  # noqa: PLC0415 - 10 ms that `import holter` doesn't pay
 
         try:
-            memory = psutil.virtual_memory()
-            return {
-                "system/cpu_percent": psutil.cpu_percent(),
-                "system/memory_percent": memory.percent,
+            own = {
                 "system/process_cpu_percent": self._process.cpu_percent(),
                 "system/process_rss_gb": self._process.memory_info().rss / GB,
+            }
+            if not self._whole_host:
+                return own
+            return {
+                "system/cpu_percent": psutil.cpu_percent(),
+                "system/memory_percent": psutil.virtual_memory().percent,
+                **own,
             }
         except (psutil.Error, OSError):
             return {}
 
 
-def _process() -> Any:
+def _process(pid: int | None) -> Any:
     try:
         import psutil  # noqa: PLC0415
 
-        process = psutil.Process()
+        process = psutil.Process(pid)
         # The first reading of a percentage is 0: it has no earlier one to be compared with.
         psutil.cpu_percent()
         process.cpu_percent()

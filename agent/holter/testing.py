@@ -11,9 +11,9 @@ from __future__ import annotations
 import itertools
 
 from holter.fake_service import FakeRun, FakeService, Fault
-from holter.journal import Answer, Happened
 from holter.memory import LoggedRow, MemoryJournal
 from holter.notices import Notices
+from holter.records import Answer, Happened
 from holter.training import Run
 from holter.wire import CommandOrder, CommandUpdate, Event, Receipt
 

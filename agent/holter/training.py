@@ -6,33 +6,32 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from math import isfinite
 from pathlib import Path
+from struct import error as StructError
 from types import TracebackType
-from typing import Any, Literal, Protocol, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from holter.commands import Inbox
 from holter.environment import plain
-from holter.journal import Answer, End, Happened, Journal
+from holter.journal import Journal
 from holter.notices import Notices
-from holter.values import INT64_MAX, NotANumber, clean_text, flatten, scalar, snapshot, whole
+from holter.records import Answer, End, Happened
+from holter.shipper import Shipper
+from holter.values import Deferred, NotANumber, clean_text, flatten, scalar, snapshot, whole
 from holter.watcher import Watcher
 from holter.wire import CommandUpdate, Event, IncidentNotice, Receipt, RunFinish
 
-__all__ = ["EndState", "Run", "Severity", "Shipping"]
+if TYPE_CHECKING:
+    from holter.guard import Sentry
+
+__all__ = ["EndState", "Run", "Severity"]
 
 EndState = Literal["finished", "failed", "stopped"]
 Severity = Literal["info", "warning", "critical"]
-_FLOATS = {float}
+_now = time.time
 KEPT_TEXTS_MAX = 1_000  # values that are no numbers, kept as events
-
-
-class Shipping(Protocol):
-    """What a run needs of its shipper."""
-
-    def start(self) -> None: ...
-    def close(self, seal: Callable[[], None], timeout: float) -> bool: ...
-    def abandon(self) -> None: ...
 
 
 class Run:
@@ -48,11 +47,12 @@ class Run:
         name: str | None = None,
         attempt: str = "",
         writer: str = "rank0",
-        shipper: Shipping | None = None,
+        shipper: Shipper | None = None,
         directory: Path | None = None,
         url: str | None = None,
         first_step: int = 0,
         finish_timeout: float = 10.0,
+        facts: tuple[int | None, dict[str, Any], Iterable[str]] = (None, {}, ()),
         on_end: Callable[[Run], None] = lambda _: None,
     ) -> None:
         self.id, self.project, self.name, self.attempt, self.writer = id, project, name, attempt, writer
@@ -62,14 +62,21 @@ class Run:
         self.incidents: dict[str, IncidentNotice] = {}  # by id, as the service reported them
         self._journal, self._notices, self._shipper = journal, notices, shipper
         self._inbox = Inbox(self._answer, notices)
-        self._next_step = first_step
-        self._known: set[tuple[str, ...]] = set()
+        self._first_step = first_step
+        self._usual: tuple[str, ...] | None = None  # the names of the call before, where its values were plain numbers
+        self._alert = False  # a row needs a closer look even when it is finite
         self._texts: dict[str, str] = {}
         self._texts_kept = 0
         self._watchers: list[Watcher] = []
         self._finish_timeout, self._on_end = finish_timeout, on_end
+        self._facts = facts  # planned steps, configuration, tags: what rules may depend on
+        self._rules: str | None = None
+        self._sentry: Sentry | None = None
+        self._acts = False  # a non-finite value may make the rules stop the training, or have it save
+        self._before: tuple[tuple[str, ...], int, float, list[float]] | None = None  # the row before the latest
+        self.skip_step = False  # the latest row has a non-finite loss or gradient norm: leave out this update
         self._closed = False
-        self._closing = threading.Lock()
+        self._closing = threading.RLock()  # a signal's handler may call finish while finish runs
         self._pid = os.getpid()
         self.logged_at = 0.0  # time.time() of the latest `log`
 
@@ -81,17 +88,24 @@ class Run:
         Values are numbers: Python's, numpy's, or tensors of one element on any device. Nested mappings become
         ``a/b``. What is no number is kept as an event, and said once; nothing is ever raised.
         """
-        if self._closed:
-            self._refuse("log")
-            return
         try:
-            if type(step) is int and type(values) is dict and -INT64_MAX <= step <= INT64_MAX:
-                metrics, row = tuple(values), list(values.values())
-                if metrics in self._known and not self._watchers and self._log_known(metrics, row, step):
+            # The short way, for the names of the call before, whose values were plain numbers, as these will be.
+            if type(values) is dict and type(step) is int and tuple(values) == self._usual:
+                row = [*values.values()]
+                total = sum(row)
+                if type(total) is float:
+                    now = _now()
+                    self._journal.points(self._usual, step, now, row)
+                    self.step, self.logged_at = step, now
+                    if total - total != 0.0 or self._alert or self._inbox.waiting:
+                        self._look_closer(self._usual, row, step, now)
                     return
-            self._log_anything(values, step)
+        except (TypeError, ValueError, OverflowError, StructError):
+            pass  # no plain numbers after all, or a step beyond 64 bits
         except Exception as error:  # noqa: BLE001 - a user's object may raise anything while it is looked at
-            self._notices.warn("log", f"a call of log was left out: {clean_text(error)} ({type(error).__name__})")
+            self._leave_out(error)
+            return
+        self._log_slowly(values, step)
 
     def event(
         self,
@@ -127,6 +141,7 @@ class Run:
         prefix = "watch/" if not self._watchers else f"watch/{len(self._watchers)}/"
         try:
             self._watchers.append(Watcher(model, optimizer, every, prefix, self._notices))
+            self._usual = None
         except Exception as error:  # noqa: BLE001 - anything may have been given
             self._notices.warn("watch", f"watch takes a torch module and an optimizer; it is off ({clean_text(error)})")
 
@@ -149,8 +164,15 @@ class Run:
             return
         self._inbox.register(clean_text(name), function)
 
+    def follow(self, rules: str | None, acts: bool) -> None:
+        """The project's rules have changed. Called by the shipper's thread."""
+        if rules != self._rules:
+            self._sentry = None
+        self._rules, self._acts = rules, acts
+        self._alert = self._alert or acts
+
     def receive(self, receipt: Receipt) -> None:
-        """What the service answered to a frame. Called by the shipping thread."""
+        """What the service or the guard wants this training to know. Called by the shipper's thread."""
         for order in receipt.commands:
             self._inbox.receive(order)
         for notice in receipt.incidents:
@@ -169,8 +191,9 @@ class Run:
         with self._closing:
             if self._closed:
                 return
-            self._record_watched()
             self._closed = True
+            self._record_watched()
+            self._usual = None
         for watcher in self._watchers:
             watcher.close()
         self._on_end(self)
@@ -201,31 +224,80 @@ class Run:
 
     def abandon(self) -> None:
         """In a forked child (a DataLoader worker): the recording is the parent's, and `log` does nothing here."""
-        self._closed = True
+        self._closed, self._usual = True, None
         self._journal.abandon()
         if self._shipper is not None:
             self._shipper.abandon()
 
     # --- inside -----------------------------------------------------------------------------------------------
 
+    def _log_slowly(self, values: Any, step: Any) -> None:
+        self._usual = None
+        if self._closed:
+            self._refuse("log")
+            return
+        try:
+            self._log_anything(values, step)
+        except Exception as error:  # noqa: BLE001 - as in log
+            self._leave_out(error)
+
+    def _leave_out(self, error: Exception) -> None:
+        self._notices.warn("log", f"a call of log was left out: {clean_text(error)} ({type(error).__name__})")
+
     def _record(self, metrics: tuple[str, ...], row: Any, step: int) -> None:
         now = time.time()
         self._journal.points(metrics, step, now, row)
-        self.step, self._next_step, self.logged_at = step, step + 1, now
+        self.step, self.logged_at = step, now
+        if type(row) is list and not self._watchers:
+            self._usual = metrics
+        self._look_closer(metrics, row, step, now)
+
+    def _look_closer(self, metrics: tuple[str, ...], row: Any, step: int, now: float) -> None:
+        """What is to be done on this thread: about a non-finite row, a rule, a command."""
+        if type(row) is list and not isfinite(sum(row)):
+            self._note_non_finite(metrics, row)
+        else:
+            self.skip_step = False
+        if self._acts:
+            self._stand_guard(metrics, row, step, now)
+        self._alert = self._acts or self.skip_step
         if self._inbox.waiting:
             self._inbox.carry_out(step)
 
-    def _log_known(self, metrics: tuple[str, ...], row: list[Any], step: int) -> bool:
-        """The short way, for names that are known to be good. False if a value needs a closer look."""
-        if {*map(type, row)} != _FLOATS:
-            try:
-                row = [scalar(value) for value in row]
-            except NotANumber:
-                return False
-            if {*map(type, row)} != _FLOATS:
-                return False
-        self._record(metrics, row, step)
-        return True
+    @property
+    def _next_step(self) -> int:
+        return self._first_step if self.step is None else self.step + 1
+
+    def _note_non_finite(self, metrics: tuple[str, ...], row: list[float]) -> None:
+        """Set `skip_step` if a value that the training depends on is NaN or infinite (or only the sum was)."""
+        from holter.health.roles import TRAINING, role_of  # noqa: PLC0415 - for sick rows only
+
+        bad = [name for name, value in zip(metrics, row, strict=True) if not isfinite(value)]
+        self.skip_step = any(role_of(name) in TRAINING for name in bad)
+        if bad and self._acts and self._sentry is None:
+            self._post_sentry()
+
+    def _post_sentry(self) -> None:
+        from holter.guard import Sentry  # noqa: PLC0415 - some 50 ms, once, in a run that is sick
+        from holter.health import Facts  # noqa: PLC0415
+
+        planned_steps, config, tags = self._facts
+        self._sentry = Sentry(self._rules, Facts(planned_steps, config, tuple(tags)), self.id, self.writer)
+        if self._before is not None:
+            self._sentry.observe(*self._before)
+
+    def _stand_guard(self, metrics: tuple[str, ...], row: Any, step: int, now: float) -> None:
+        """The rules on non-finite values, on this thread: what they want of the training holds within this step."""
+        if isinstance(row, Deferred):
+            return  # the shipper's guard sees it as soon as the device has it
+        if self._sentry is not None:
+            receipt = self._sentry.observe(metrics, step, now, row)
+            if receipt is not None:
+                self.receive(receipt)
+            if self._sentry.idle:
+                self._sentry = None
+        else:
+            self._before = (metrics, step, now, row)
 
     def _log_anything(self, values: Any, step: Any) -> None:
         number = self._next_step if step is None else self._whole(step)
@@ -239,12 +311,10 @@ class Run:
         if row:
             self._write_row(row, number)
         else:
-            self.step, self._next_step = number, number + 1
+            self.step = number
 
     def _write_row(self, numbers: dict[str, Any], step: int) -> None:
         metrics, row = tuple(numbers), list(numbers.values())
-        if len(self._known) < 10_000:
-            self._known.add(metrics)
         on_device = [position for position, value in enumerate(row) if not isinstance(value, float)]
         self._record(metrics, snapshot(row, on_device) if on_device else row, step)
 
@@ -332,13 +402,12 @@ class Run:
         return "finished"
 
     def _end(self, state: EndState, reason: str | None, timeout: float) -> bool:
-        speaks = self.writer == "rank0" or state == "failed"  # the other ranks' ends don't end the run
         text = None if reason is None else clean_text(reason)
         finish = RunFinish(state, self.attempt, self.writer, time.time(), text)
 
         def seal() -> None:
             self._inbox.close(self.step)
-            self._journal.put(End(finish if speaks else None))
+            self._journal.put(End(finish))
             self._journal.close()
 
         if self._shipper is None:
@@ -353,6 +422,12 @@ class Run:
             self._notices.say(f"recorded in {self.directory}; ship it with: holter sync {self.directory}")
         elif complete:
             self._notices.say(f"run {self.id} is complete at {self.url}")
+        elif self._shipper is not None and self._shipper.goes_on:
+            self._notices.warn(
+                "leftover",
+                f"not everything is shipped yet; that goes on in the background, and what is left then is in "
+                f"{self.directory}: holter sync {self.directory}",
+            )
         else:
             self._notices.warn(
                 "leftover", f"not everything is shipped; the rest is in {self.directory}: holter sync {self.directory}"

@@ -36,6 +36,10 @@ class Deferred:
     def __init__(self, row: list[float], positions: list[int], tensor: Any, event: Any) -> None:
         self._row, self._positions, self._tensor, self._event = row, positions, tensor, event
 
+    def ready(self) -> bool:
+        """Whether the device has the values. Never waits."""
+        return self._event is None or bool(self._event.query())
+
     def resolve(self) -> list[float]:
         """Wait for the device, and fill its values in. Never called on the training thread."""
         if self._event is not None:

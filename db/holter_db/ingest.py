@@ -9,9 +9,10 @@ from sqlalchemy import Connection
 
 from holter.health.model import Batch
 from holter.wire import INT64_MAX, Block, Event, Frame
+from holter_db.captures import capture_rows
 from holter_db.catalogue import update_catalogue
 from holter_db.errors import Conflict, NotFound
-from holter_db.schema import attempts, events, runs, segments, writers
+from holter_db.schema import attempts, captures, events, runs, segments, writers
 from holter_db.segments import encode_blocks
 from holter_db.types import Double, Words
 from holter_db.writers import register_attempt, register_writer
@@ -182,6 +183,8 @@ def _insert_events(conn: Connection, place: _Place, seq: int, happened: list[Eve
         for number, event in enumerate(happened)
     ]
     conn.execute(sa.insert(events), rows)
+    if captured := [{**key, "number": number, **about} for number, about in capture_rows(happened)]:
+        conn.execute(sa.insert(captures), captured)
 
 
 def _note_writer(conn: Connection, place: _Place, seq: int, frame: Frame, now: float) -> None:

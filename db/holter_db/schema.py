@@ -14,6 +14,7 @@ from holter_db.types import Double, Json, Lines, Words
 __all__ = [
     "REVISION",
     "attempts",
+    "captures",
     "commands",
     "deliveries",
     "events",
@@ -32,7 +33,7 @@ __all__ = [
 
 # The newest migration; a test compares it with the migrations folder. Known here so that opening an up-to-date
 # database need not load Alembic.
-REVISION = "0001"
+REVISION = "0002"
 
 metadata = sa.MetaData(
     naming_convention={
@@ -177,6 +178,26 @@ events = Table(
     Column("severity", Words, nullable=False),
     Column("text", Words, nullable=False),
     Column("data", Json, nullable=False),
+    _run_key(),
+)
+
+# What of an event of kind "flight" or "stacks" is needed to find it and to speak of it. The event itself may hold a
+# megabyte of norms, which no list of incidents should read.
+captures = Table(
+    "captures",
+    metadata,
+    _of_run(),
+    Column("writer_id", Integer, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("kind", Words, nullable=False),
+    Column("time", Double, nullable=False),
+    Column("step", BigInteger),
+    Column("first_step", BigInteger),  # of the steps that it covers
+    Column("last_step", BigInteger),
+    Column("trigger_kind", Words, nullable=False),  # incident | exception | command | hung
+    Column("incident", Words),  # that it was made for, as the agent names it
+    Column("summary", Json, nullable=False),  # the event's data without what is long
     _run_key(),
 )
 

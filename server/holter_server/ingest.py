@@ -12,7 +12,8 @@ from typing import Any
 from holter.health import Engine
 from holter.health.model import Batch, Transition, Vitals
 from holter.wire import CommandOrder, Frame, IncidentNotice, Receipt, RunFinish, RunStart
-from holter_db import commands, incidents, ingest, outbox, runs
+from holter_db import captures, commands, incidents, ingest, outbox, runs
+from holter_db.captures import Found, captures_of
 from holter_db.commands import CommandRow
 from holter_db.errors import NotFound
 from holter_db.incidents import IncidentChange
@@ -105,6 +106,7 @@ class Pipeline:
         if self._heeded():
             _tell_points(tx, run.id, appended)
         _tell_events(tx, run.id, frame.writer, appended)
+        _tell_captures(tx, run.id, appended)
         self._forward_alerts(tx, run, appended)
         return self._receipt(tx, run, appended.seq, fired)
 
@@ -157,10 +159,11 @@ class Pipeline:
         changes = incidents.apply(tx.conn, run.id, transitions, tx.now)
         self._follow_state(tx, run, transitions)
         run = runs.get_run(tx.conn, run.id)
-        for change in changes:
-            body = {"action": change.action, "incident": shapes.incident(change.incident)}
+        found = captures_of(tx.conn, [change.incident for change in changes])
+        for change, capture in zip(changes, found, strict=True):
+            body = {"action": change.action, "incident": shapes.incident(change.incident, capture)}
             tx.tell(Notice("incident", run.id, body))
-            self._notify(tx, run, change)
+            self._notify(tx, run, change, capture)
             self._act(tx, run, change)
         return changes
 
@@ -178,14 +181,14 @@ class Pipeline:
         if run.state in TOLD_STATES:
             self._enqueue(tx, run, "run.state", {"run": shapes.run_in_webhook(run, self._page_url(run.id))})
 
-    def _notify(self, tx: Transaction, run: RunRow, change: IncidentChange) -> None:
+    def _notify(self, tx: Transaction, run: RunRow, change: IncidentChange, found: Found) -> None:
         incident = change.incident
         snoozed = incident.snoozed_until is not None and incident.snoozed_until > tx.now
         if change.action == "update" or snoozed or "notify" not in incident.actions:
             return
         type_ = "incident.resolved" if change.action == "resolve" else "incident.firing"
         data = {
-            "incident": shapes.incident_in_webhook(incident),
+            "incident": shapes.incident_in_webhook(incident, found),
             "run": shapes.run_in_webhook(run, self._page_url(run.id)),
         }
         self._enqueue(tx, run, type_, data)
@@ -284,9 +287,19 @@ def _tell_points(tx: Transaction, run_id: str, appended: Appended) -> None:
 
 
 def _tell_events(tx: Transaction, run_id: str, writer: str, appended: Appended) -> None:
-    for event in appended.events:
-        body = {"writer": writer, "attempt": appended.attempt, **shapes.event_fields(event)}
-        tx.tell(Notice("event", run_id, {"event": body}))
+    for event in shapes.events_of(appended, writer):
+        tx.tell(Notice("event", run_id, {"event": event}))
+
+
+def _tell_captures(tx: Transaction, run_id: str, appended: Appended) -> None:
+    """Incidents that a capture explains mostly opened before it came: whoever watches hears of them again."""
+    if not any(event.kind in captures.KINDS for event in appended.events):
+        return
+    rows, _ = incidents.list_incidents(tx.conn, run=run_id, limit=1000)
+    here = {event["id"] for event in shapes.events_of(appended, "")}
+    for row, found in zip(rows, captures_of(tx.conn, rows), strict=True):
+        if any(capture is not None and capture.event in here for capture in (found.flight, found.stacks)):
+            tx.tell(Notice("incident", run_id, {"action": "update", "incident": shapes.incident(row, found)}))
 
 
 def _tell_command(tx: Transaction, run_id: str, row: CommandRow) -> None:

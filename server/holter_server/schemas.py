@@ -177,6 +177,7 @@ class MetricsAnswer(Answer):
 
 
 class Event(Answer):
+    id: str
     time: float
     step: int | None
     kind: str
@@ -189,6 +190,10 @@ class Event(Answer):
 
 class EventsAnswer(Answer):
     events: list[Event]
+
+
+class EventAnswer(Answer):
+    event: Event
 
 
 class Series(Answer):
@@ -243,6 +248,20 @@ class FigureAnswer(BaseModel):
     layout: dict[str, Any]
 
 
+class Capture(BaseModel):
+    """What the agent kept for an incident, and whatever else it says of it; `event` is the id of the whole event."""
+
+    model_config = ConfigDict(extra="allow")
+    event: str
+    text: str
+    time: float
+    step: int | None
+    first_step: int | None
+    last_step: int | None
+    writer: str
+    attempt: int
+
+
 class Incident(Answer):
     id: str
     incident: str
@@ -274,6 +293,8 @@ class Incident(Answer):
     acknowledged_at: float | None
     acknowledged_by: str | None
     snoozed_until: float | None
+    flight: Capture | None
+    stacks: Capture | None
 
 
 class IncidentAnswer(Answer):

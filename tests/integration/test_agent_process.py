@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
 from typing import NamedTuple
@@ -37,6 +37,14 @@ def train(code: str, service: FakeService, folder: Path, **environ: str) -> subp
     return subprocess.run(
         [sys.executable, "-c", dedent(code)], env=environment, capture_output=True, text=True, timeout=120, check=False
     )
+
+
+def eventually(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    """Wait until it holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
 
 
 def complete(service: FakeService) -> bool:
@@ -78,17 +86,187 @@ def test_the_end_of_a_program_is_the_end_of_its_run(service: FakeService, tmp_pa
     assert ("Traceback" in done.stderr) == (ending.status in {1, -2} and "no data" not in ending.code)
 
 
-def test_killed_at_once_then_synced(service: FakeService, tmp_path: Path) -> None:
-    """kill -9 with the service down: what was logged more than 50 ms before is there (here: a generous second)."""
+def test_killed_right_after_log_then_synced(service: FakeService, tmp_path: Path) -> None:
+    """kill -9 in the line after the last `log`, with the service down: every step is there, and so is the end."""
     service.stop()
-    done = train(f"{LOOP}\ntime.sleep(1)\nos.kill(os.getpid(), signal.SIGKILL)", service, tmp_path)
+    done = train(f"{LOOP}\nos.kill(os.getpid(), signal.SIGKILL)", service, tmp_path, HOLTER_LINGER="1")
     assert done.returncode == -signal.SIGKILL
     service.start()
-    report = sync(tmp_path, service.url)
-    assert report.complete
+    sync(tmp_path, service.url)
+    eventually(lambda: service.runs and service.run.state != "running")
     assert complete(service)
-    assert service.run.state == "running"
+    assert (service.run.state, service.run.finishes[-1].reason) == ("failed", "killed by SIGKILL")
     assert sync(tmp_path, service.url).points == 0
+
+
+class Death(NamedTuple):
+    code: str
+    state: str
+    reason: str
+    says: str = ""  # stands in the stacks that were kept
+
+
+@pytest.mark.parametrize(
+    "death",
+    [
+        Death("os.kill(os.getpid(), signal.SIGKILL)", "failed", "killed by SIGKILL"),
+        Death("os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", "stopped", "terminated by SIGTERM", "in train"),
+        Death("os._exit(3)", "failed", "exit code 3"),
+        Death("os._exit(0)", "finished", "exit code 0"),
+        Death("import ctypes; ctypes.string_at(0)", "failed", "crashed: Segmentation fault", "in train"),
+        Death("os.abort()", "failed", "crashed: Aborted", "in train"),
+    ],
+    ids=lambda death: death.reason,
+)
+def test_a_process_that_says_nothing_is_spoken_for(service: FakeService, tmp_path: Path, death: Death) -> None:
+    """The shipper outlives it, ships the rest, and reports how it ended and where its threads were."""
+    train(f"{LOOP}\ndef train(): {death.code}\ntrain()", service, tmp_path)
+    eventually(lambda: service.runs and service.run.state != "running")
+    assert complete(service)
+    (finish,) = service.run.finishes
+    assert finish.state == death.state
+    assert death.reason in (finish.reason or "")
+    (event,) = (event for event in service.run.events if event.kind == "exit")
+    assert death.reason in event.text
+    assert death.says in event.data.get("stacks", "")
+
+
+def test_a_stuck_training_s_stacks_are_kept(service: FakeService, tmp_path: Path) -> None:
+    """Steps stop while the process lives, inside a call that holds the interpreter's lock."""
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("rules:\n  - id: run-hung\n    at_least: 1\n")
+    stuck = """
+import ctypes
+def stuck_in_a_library():
+    ctypes.PyDLL(None).usleep(6_000_000)  # PyDLL keeps the lock
+stuck_in_a_library()
+"""
+    done = train(LOOP + stuck, service, tmp_path / "spool", HOLTER_RULES=str(rules))
+    assert done.returncode == 0, done.stderr
+    (event,) = (event for event in service.run.events if event.kind == "stacks")
+    assert "in stuck_in_a_library" in event.data["stacks"]
+    assert event.step == 99
+    assert "No step for" in event.text
+    assert service.run.state == "finished"
+
+
+def test_a_shipper_that_is_killed_is_started_again(service: FakeService, tmp_path: Path) -> None:
+    """The next one goes on where it stopped; nothing is lost or doubled."""
+    kill = """
+import psutil
+for round in range(3):
+    for child in psutil.Process().children():
+        if "holter.shipping" in " ".join(child.cmdline()):
+            child.kill()
+    for step in range(100 + round * 100, 200 + round * 100):
+        run.log({"loss": step / 7}, step=step)
+        time.sleep(0.01)
+"""
+    done = train(LOOP + kill, service, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert service.run.points("loss") == [(step, step / 7) for step in range(400)]
+    assert service.run.state == "finished"
+    assert len(done.stderr.splitlines()) == 2, done.stderr
+
+
+def test_the_shipper_outlives_a_training_that_does_not_wait(service: FakeService, tmp_path: Path) -> None:
+    """finish(timeout=0) returns at once, and the rest arrives all the same."""
+    done = train(f"{LOOP}\nrun.finish(timeout=0)", service, tmp_path)
+    assert done.returncode == 0
+    eventually(lambda: service.runs and service.run.state == "finished")
+    assert complete(service)
+
+
+GUARDED = """
+import holter, math, os, time
+run = holter.init(project="p", id="r1")
+saved = []
+run.on_command("checkpoint", lambda reason: saved.append(reason))
+step = 0
+def log(**values):
+    global step
+    run.log(values, step=step)
+    step += 1
+for _ in range(300):
+    log(loss=1.0 + step % 7 / 100, grad_norm=0.5)
+deadline = time.monotonic() + 30
+while not run._acts and time.monotonic() < deadline:  # until the shipper has read the rules
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("ship", ["process", "thread"])
+def test_rules_stop_the_training_with_the_service_down(service: FakeService, tmp_path: Path, ship: str) -> None:
+    """A non-finite loss within its own step: saved, then stopped; the update can be left out."""
+    service.stop()
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("rules:\n  - id: non-finite\n    actions: [notify, checkpoint, stop]\n")
+    code = f"""{GUARDED}
+assert not (run.should_stop or run.skip_step or saved)
+log(loss=math.nan, grad_norm=0.5)
+assert run.skip_step
+assert run.should_stop
+assert len(saved) == 1 and "NaN" in saved[0], saved
+log(loss=1.0, grad_norm=0.5)
+assert not run.skip_step and run.should_stop and len(saved) == 1
+"""
+    settings = {"HOLTER_RULES": str(rules), "HOLTER_SHIPPER": ship, "HOLTER_FINISH_TIMEOUT": "0", "HOLTER_LINGER": "0"}
+    done = train(code, service, tmp_path / "spool", **settings)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("loss is NaN") == 1, done.stderr
+    service.start()
+    assert sync(tmp_path / "spool", service.url).complete
+    assert service.run.state == "stopped"
+    states = [(update.id.rpartition("-")[2], update.state) for update in service.run.updates]
+    assert states == [
+        ("checkpoint", "acknowledged"),
+        ("stop", "acknowledged"),
+        ("checkpoint", "done"),
+        ("stop", "done"),
+    ]
+
+
+def test_other_rules_stop_it_within_a_moment(service: FakeService, tmp_path: Path) -> None:
+    """An explosion is judged by the shipper, which needs no service either."""
+    service.stop()
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(
+        "rules:\n  - {id: loss-explosion, actions: [notify, stop]}\n  - {id: non-finite, actions: [stop]}\n"
+    )
+    code = f"""{GUARDED}
+deadline = time.monotonic() + 20
+begun = None
+while not run.should_stop and time.monotonic() < deadline:
+    log(loss=1e6, grad_norm=0.5)
+    begun = begun or time.monotonic()
+    time.sleep(0.001)
+assert run.should_stop
+print(time.monotonic() - begun)
+"""
+    settings = {"HOLTER_RULES": str(rules), "HOLTER_FINISH_TIMEOUT": "0", "HOLTER_LINGER": "0"}
+    done = train(code, service, tmp_path / "spool", **settings)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 10
+
+
+def test_values_beyond_the_disk_s_bound_are_counted(service: FakeService, tmp_path: Path) -> None:
+    """The oldest go; how many, the service is told with the first frame."""
+    service.stop()
+    code = """
+import holter
+run = holter.init(project="p", id="r1")
+for step in range(200_000):
+    run.log({"loss": step / 7}, step=step)
+"""
+    settings = {"HOLTER_DISK_MAX": "4MB", "HOLTER_FINISH_TIMEOUT": "0", "HOLTER_LINGER": "0"}
+    done = train(code, service, tmp_path, **settings)
+    assert done.returncode == 0, done.stderr
+    assert sum(path.stat().st_size for path in tmp_path.rglob("rank0/journal/*.seg")) <= 4_000_000
+    service.start()
+    assert sync(tmp_path, service.url).complete
+    steps = [step for step, _ in service.run.points("loss")]
+    assert steps == list(range(steps[0], 200_000))
+    assert max(frame.dropped for frame in service.run.frames.values() if frame.writer == "rank0") == steps[0] > 0
 
 
 def test_killed_while_shipping_then_synced(service: FakeService, tmp_path: Path) -> None:

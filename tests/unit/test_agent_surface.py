@@ -42,7 +42,7 @@ def test_a_run_s_methods_are_pinned() -> None:
     """What a loop may call."""
     public = {name for name in vars(holter.Run) if not name.startswith("_")}
     assert public == {
-        "abandon", "alert", "event", "fail", "finish", "log", "on_command", "receive", "should_stop", "watch",
+        "abandon", "alert", "event", "fail", "finish", "follow", "log", "on_command", "receive", "should_stop", "watch",
     }  # fmt: skip
 
 

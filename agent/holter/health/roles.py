@@ -30,6 +30,11 @@ class Role(StrEnum):
     OTHER = "other"
 
 
+TRAINING = frozenset(
+    {Role.LOSS, Role.COMPONENT, Role.WEIGHTED, Role.ADVERSARIAL, Role.GRAD_NORM}
+)  # what an update rests on
+
+
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 

@@ -174,8 +174,8 @@ def _leftovers(directory: str) -> Finding:
     from holter.spool import Spool, find_spools  # noqa: PLC0415
 
     def waits(spool: Spool) -> bool:
-        journal = spool.journal.stat()
-        return spool.cursor().offset < journal.st_size and time.time() - journal.st_mtime > _STILL_WRITING
+        newest = max((path.stat().st_mtime for path in spool.journal.iterdir()), default=0.0)
+        return spool.waiting() and time.time() - newest > _STILL_WRITING
 
     try:
         waiting = [spool for spool in find_spools(Path(directory)) if waits(spool)]

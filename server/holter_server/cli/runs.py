@@ -11,6 +11,7 @@ from rich.text import Text
 
 from holter_server.cli import incidents
 from holter_server.cli.connection import DEFAULT_URL, AsJson, Connection, Run, Token, Url
+from holter_server.cli.incident import show_incident
 from holter_server.cli.screen import (
     ago,
     clock,
@@ -65,21 +66,40 @@ def runs(
         stderr().print(Text(f"There are more: holter runs --limit {limit * 5}", style="dim"))
 
 
-def show(run: Run, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
+def show(
+    run: Run,
+    incident_id: Annotated[
+        str | None,
+        typer.Argument(metavar="[INCIDENT]", help="With --incident: the id of one, or the beginning of its id."),
+    ] = None,
+    *,
+    incident: Annotated[
+        bool, typer.Option("--incident", help="Only the newest incident, or INCIDENT: why, where, and what was kept.")
+    ] = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
     """Everything about one run: incidents with their advice, metrics, config."""
     connection = Connection(url, token)
     found = connection.run(run)
+    if incident or incident_id is not None:
+        show_incident(connection, found, incident_id, as_json=as_json)
+        return
     metrics = connection.get(f"/runs/{found['id']}/metrics")["metrics"]
     of_run = connection.all("/incidents", "incidents", run=found["id"])
     if as_json:
         print_json({"run": found, "metrics": metrics, "incidents": of_run})
         return
+    exits = [
+        event["text"] for event in connection.get(f"/runs/{found['id']}/events")["events"] if event["kind"] == "exit"
+    ]
     console = stdout()
     console.print(Text(f"{found['project']}/{found['name']}", style="bold"), Text(found["id"], style="dim"))
-    console.print(_facts(found))
+    console.print(_facts(found, exits[-1:]))
     _section("Incidents", None)
-    for incident in reversed(of_run):
-        console.print(Padding(incidents.block(incident), (0, 0, 1, 2), expand=False))
+    for fired in reversed(of_run):
+        console.print(Padding(incidents.block(fired), (0, 0, 1, 2), expand=False))
     if not of_run:
         console.print("  none")
     _section("Metrics", _metric_table(metrics) if metrics else None)
@@ -104,7 +124,7 @@ def _progress(run: dict[str, Any]) -> str:
     return f"{step(run['last_step'])}/{step(run['planned_steps'])}"
 
 
-def _facts(run: dict[str, Any]) -> Table:
+def _facts(run: dict[str, Any], ended: list[str]) -> Table:
     facts = Table.grid(padding=(0, 2, 0, 0))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column(overflow="fold")
@@ -117,6 +137,8 @@ def _facts(run: dict[str, Any]) -> Table:
     facts.add_row("step", _progress(run) + (f"   {number(speed)} per second" if speed else ""))
     facts.add_row("started", clock(run["started_at"]))
     facts.add_row("finished" if run["finished_at"] else "last seen", clock(run["finished_at"] or run["last_seen_at"]))
+    for text in ended:
+        facts.add_row("ended", Text(text))
     for name, value in (("group", run["group"]), ("tags", ", ".join(run["tags"])), ("notes", run["notes"])):
         if value:
             facts.add_row(name, Text(value))

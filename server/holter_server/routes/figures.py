@@ -14,6 +14,7 @@ from holter_db.series import catalogue, view_series
 from holter_server import schemas
 from holter_server.answers import Json
 from holter_server.context import Here
+from holter_server.figure_flight import build_flight_figure
 from holter_server.figures import build_figure, list_figures
 
 router = APIRouter(tags=["figures"])
@@ -53,5 +54,26 @@ def figure(
         marked, _ = incidents.list_incidents(conn, run=run_id, limit=INCIDENTS_SHOWN)
         happened = events.list_events(conn, run_id)
         return build_figure(name, found, incidents=marked, events=happened, theme=theme, x=x, log_y=log_y)
+
+    return Json(here.read(build))
+
+
+@router.get("/runs/{id}/events/{event}/figure", response_model=schemas.FigureAnswer)
+def flight_figure(
+    *,
+    here: Here,
+    id: str,
+    event: str,
+    norm: Annotated[Literal["gradient", "weight"], Query(description="which of each tensor's norms")] = "gradient",
+    theme: Literal["light", "dark"] = "light",
+    width: Annotated[int, Query(ge=1, le=20_000, description="pixels")] = 1000,
+) -> Json:
+    """The heat map of a flight event: layers by steps, with the losses of the same steps below."""
+
+    def build(conn: Connection) -> dict[str, Any]:
+        row = events.get_event(conn, here.run_id(conn, id), event)
+        if row.kind != "flight":
+            raise NotFound("figure", event, "Only events of kind flight have one.")
+        return build_flight_figure(row.data, norm=norm, theme=theme, width=width)
 
     return Json(here.read(build))
