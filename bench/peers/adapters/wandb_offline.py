@@ -1,6 +1,8 @@
-"""wandb offline. Its package has no public reader of the ``.wandb`` file (``wandb sync`` needs the network), so this one
-reads the records that its log format keeps whole: 7 bytes of header, then blocks of 32 KiB with checksum, length and
-type of each part (the LevelDB log format), each record a protobuf message of ``wandb.proto``.
+"""wandb offline.
+
+Its package has no public reader of the ``.wandb`` file (``wandb sync`` needs the network), so this one reads the
+records that its log format keeps whole: 7 bytes of header, then blocks of 32 KiB with checksum, length and type of each
+part (the LevelDB log format), each record a protobuf message of ``wandb.proto``.
 """
 
 from __future__ import annotations
