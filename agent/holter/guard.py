@@ -38,6 +38,7 @@ class Guard:
         self._facts, self._writer, self._started_at = facts, writer, started_at
         self._engine = Engine(rules, facts)
         self.step: int | None = None
+        self.time: float | None = None  # of the latest record, seconds UTC
         self.moved_at: float | None = None  # when a step was last seen, by this machine's clock
 
     def follow(self, rules: RuleSet) -> None:
@@ -51,7 +52,7 @@ class Guard:
             rows = Rows(self._writer, block.metrics, steps, block.time_array(), block.value_matrix())
             changes += self._engine.observe(rows)
             if len(steps):
-                self.step, self.moved_at = int(steps[-1]), now
+                self.step, self.time, self.moved_at = int(steps[-1]), float(block.time_array()[-1]), now
         return changes
 
     def tick(self, now: float, state: str = "running") -> list[Transition]:
@@ -66,10 +67,10 @@ class Sentry:
     the row before says.
     """
 
-    def __init__(self, rules_text: str | None, facts: Facts, writer: str) -> None:
+    def __init__(self, rules_text: str | None, facts: Facts, run: str, writer: str) -> None:
         rules = parse_rules(rules_text)
         chosen = tuple(rule for rule in rules.rules if rule.check_name == "non_finite")
-        self._engine, self._writer = Engine(RuleSet(chosen), facts), writer
+        self._engine, self._run, self._writer = Engine(RuleSet(chosen), facts), run, writer
         self._open: set[str] = set()
 
     @property
@@ -82,7 +83,7 @@ class Sentry:
         changes = self._engine.observe(Rows(self._writer, metrics, steps, times, np.array([row])))
         for change in changes:
             (self._open.discard if change.action == "resolve" else self._open.add)(change.incident)
-        return receipt_of(changes)
+        return receipt_of(self._run, changes)
 
 
 def acts_on_non_finite(rules: RuleSet) -> bool:
@@ -90,18 +91,20 @@ def acts_on_non_finite(rules: RuleSet) -> bool:
     return any(rule.check_name == "non_finite" and set(ACTIONS) & set(rule.text.actions) for rule in rules.rules)
 
 
-def receipt_of(changes: Iterable[Transition]) -> Receipt | None:
+def receipt_of(run: str, changes: Iterable[Transition]) -> Receipt | None:
     """What the training is to hear of ``changes``, in the form in which the service would say it; None for nothing.
 
-    A command's id is made of the incident's, as the service makes it, so that it is carried out once.
+    Ids are made as the service makes them, of the run's, the incident's and the action's, so that an incident is told
+    once and a command carried out once.
     """
     incidents: list[IncidentNotice] = []
     commands: list[CommandOrder] = []
     for change in changes:
+        incident = f"{run}-{change.incident}"
         state = "resolved" if change.action == "resolve" else "firing"
         incidents.append(
             IncidentNotice(
-                change.incident,
+                incident,
                 change.rule,
                 change.kind,
                 change.severity,
@@ -112,9 +115,7 @@ def receipt_of(changes: Iterable[Transition]) -> Receipt | None:
             )
         )
         if change.action in {"open", "escalate"}:
-            args = {"incident": change.incident, "reason": change.message}
+            args = {"incident": incident, "reason": change.message}
             wanted = [name for name in ACTIONS if name in change.actions]
-            commands += [
-                CommandOrder(f"{change.incident}-{name}", name, args, f"rule {change.rule}") for name in wanted
-            ]
+            commands += [CommandOrder(f"{incident}-{name}", name, args, f"rule {change.rule}") for name in wanted]
     return Receipt(0, commands=commands, incidents=incidents) if incidents else None

@@ -100,6 +100,9 @@ class ProcessShipper:
                     os.close(pipe.fileno())
 
     def _spawn(self) -> subprocess.Popen[bytes]:
+        """Raises OSError where no process can be started."""
+        if "python" not in Path(sys.executable or "").name.lower():  # a program that embeds Python would start itself
+            raise FileNotFoundError("this process's executable is no Python")
         package = str(Path(__file__).resolve().parent.parent)
         paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
         environment = {

@@ -344,7 +344,7 @@ class Run:
         from holter.health import Facts  # noqa: PLC0415
 
         planned_steps, config, tags = self._facts
-        self._sentry = Sentry(self._rules, Facts(planned_steps, config, tuple(tags)), self.writer)
+        self._sentry = Sentry(self._rules, Facts(planned_steps, config, tuple(tags)), self.id, self.writer)
         if self._before is not None:
             self._sentry.observe(*self._before)
 

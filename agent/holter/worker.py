@@ -36,6 +36,7 @@ __all__ = ["Worker"]
 
 TICK = 0.1  # seconds between two looks at the journal
 CLOCK_TICK = 1.0  # seconds between two looks of the rules at the clock
+NOTICED_WITHIN = 1.0  # seconds after its death at most, on a busy machine
 STACKS_WAIT = 0.5  # seconds that the trainer's handler gets
 TEXT_MAX = 60_000  # characters of stacks in an event
 
@@ -60,6 +61,7 @@ class Worker:
         self._batcher, self._position = Batcher(), START
         start = self._spool.start
         facts = Facts(start.planned_steps, dict(start.config), tuple(start.tags))
+        self._run_id = str(start.id)
         self._rules_text = self._known_rules()
         rules = parse_rules(self._rules_text)
         self._guard = Guard(rules, facts, start.writer.name, start.started_at or time.time())
@@ -94,9 +96,10 @@ class Worker:
             if finish is not None:
                 return finish
             if self._trainer is not None and not self._trainer.alive():
+                died_at = time.time()
                 self._look()
                 if not self._ended:
-                    self._note_death(self._trainer)
+                    self._note_death(self._trainer, died_at)
                 return None
             self._look()
             self._sample(sampler)
@@ -128,7 +131,7 @@ class Worker:
         return None
 
     def _say(self, changes: list[Transition]) -> None:
-        receipt = receipt_of(change for change in changes if change.action != "update")
+        receipt = receipt_of(self._run_id, (change for change in changes if change.action != "update"))
         if receipt is not None:
             self._tell(Heard(receipt))
             self._carrier.wake()
@@ -190,7 +193,7 @@ class Worker:
             "pid": self._hello.pid,
             "step": change.step,
             "stacks": stacks[:TEXT_MAX],
-            "trigger": {"kind": "hung", "incident": change.incident},
+            "trigger": {"kind": "hung", "incident": f"{self._run_id}-{change.incident}"},
         }
         text = f"{change.message}. The stacks of all its Python threads were kept"
         self._system.put(Happened(Event(time.time(), text, "stacks", change.step, "warning", data)))
@@ -215,16 +218,18 @@ class Worker:
                 break
         return signals.read(folder, signals.STACKS, before)
 
-    def _note_death(self, trainer: Process) -> None:
+    def _note_death(self, trainer: Process, died_at: float) -> None:
         """The training is dead and did not say so: say it for it, at the end of its own journal."""
         ending = trainer.ending()
+        # Noticed a moment after it happened. Of several ranks the first to die is the cause; others fail at once.
+        died_at = max(died_at - NOTICED_WITHIN, min(died_at, self._guard.time or died_at))
         start = self._spool.start
         data: dict[str, Any] = {"signal": ending.signal, "exit_code": ending.exit_code, "oom": ending.out_of_memory}
         if ending.stacks:
             data["stacks"] = ending.stacks[:TEXT_MAX]
         severity: Severity = "critical" if ending.state == "failed" else "info"
-        event = Event(time.time(), ending.text, "exit", self._guard.step, severity, data)
-        finish = RunFinish(ending.state, start.attempt, start.writer.name, time.time(), ending.text)
+        event = Event(died_at, ending.text, "exit", self._guard.step, severity, data)
+        finish = RunFinish(ending.state, start.attempt, start.writer.name, died_at, ending.text)
         try:
             journal = MappedJournal(self._spool.journal, self._notices, resume_at=self._position)
         except OSError as error:

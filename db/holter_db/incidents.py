@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, RowMapping
 
-from holter.health.model import SEVERITIES, Transition
+from holter.health.model import SEVERITIES, Action, Transition
 from holter_db.cursors import after, decode_cursor, encode_cursor, page_size
 from holter_db.errors import NotFound, QueryError
 from holter_db.schema import incidents, runs
@@ -72,7 +72,7 @@ class IncidentChange:
     """A transition that changed something."""
 
     incident: IncidentRow
-    action: Literal["open", "escalate", "update", "resolve"]
+    action: Action
 
 
 def apply(conn: Connection, run_id: str, transitions: Sequence[Transition], now: float) -> list[IncidentChange]:
@@ -83,9 +83,10 @@ def apply(conn: Connection, run_id: str, transitions: Sequence[Transition], now:
     """
     changes = []
     for transition in transitions:
-        if _write(conn, run_id, transition, now):
+        done = _write(conn, run_id, transition, now)
+        if done is not None:
             row = get_incident(conn, incident_id(run_id, transition.incident))
-            changes.append(IncidentChange(row, transition.action))
+            changes.append(IncidentChange(row, done))
     if changes:
         _keep_health(conn, run_id)
     return changes
@@ -160,19 +161,23 @@ def snooze(conn: Connection, id: str, until: float, now: float) -> IncidentRow:
     return get_incident(conn, id)
 
 
-def _write(conn: Connection, run_id: str, transition: Transition, now: float) -> bool:
+def _write(conn: Connection, run_id: str, transition: Transition, now: float) -> Action | None:
+    """What was done: an incident that is not known yet is opened, whatever the transition calls it."""
     if transition.action == "open":
-        return insert_new(conn, incidents, _opening(run_id, transition, now), key=("run_id", "incident"))
+        return _open(conn, run_id, transition, now)
     this = sa.and_(incidents.c.run_id == run_id, incidents.c.incident == transition.incident)
     row = conn.execute(sa.select(incidents).where(this).with_for_update()).mappings().one_or_none()
     if row is None:
-        if transition.action == "resolve":
-            return False
-        return insert_new(conn, incidents, _opening(run_id, transition, now), key=("run_id", "incident"))
+        return None if transition.action == "resolve" else _open(conn, run_id, transition, now)
     if row["state"] == "resolved":
-        return False
+        return None
     conn.execute(sa.update(incidents).where(this).values(_changed(row, transition, now)))
-    return True
+    return transition.action
+
+
+def _open(conn: Connection, run_id: str, transition: Transition, now: float) -> Action | None:
+    opened = insert_new(conn, incidents, _opening(run_id, transition, now), key=("run_id", "incident"))
+    return "open" if opened else None
 
 
 def _opening(run_id: str, transition: Transition, now: float) -> dict[str, Any]:

@@ -9,14 +9,15 @@ from sqlalchemy import Connection
 
 from holter.health.model import Batch
 from holter.wire import INT64_MAX, Block, Event, Frame
+from holter_db.captures import capture_rows
 from holter_db.catalogue import update_catalogue
 from holter_db.errors import Conflict, NotFound
-from holter_db.schema import attempts, events, runs, segments, writers
+from holter_db.schema import attempts, captures, events, runs, segments, writers
 from holter_db.segments import encode_blocks
 from holter_db.types import Double, Words
 from holter_db.writers import register_attempt, register_writer
 
-__all__ = ["Appended", "append"]
+__all__ = ["Appended", "append", "note_sign_of_life"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Appended:
     writer_id: int
     attempt: int
     late: bool  # the frame belongs to an attempt that is not the run's newest
+    dropped: int | None = None  # points that the writer has given up so far, where these have become more
     batches: list[Batch] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
 
@@ -85,6 +87,7 @@ _SEEN = (
         last_seen_at=sa.bindparam("at", type_=Double),
         last_seq=sa.bindparam("seq", type_=sa.BigInteger),
         dropped=sa.bindparam("gave_up", type_=sa.BigInteger),
+        due_at=sa.func.coalesce(sa.bindparam("due", type_=Double), writers.c.due_at),
     )
 )
 
@@ -115,8 +118,31 @@ def append(conn: Connection, run_id: str, frame: Frame, now: float) -> Appended:
     _note_writer(conn, place, seq, frame, now)
     _note_first_step(conn, place, frame.writer, blocks)
     return Appended(
-        False, seq, place.writer_id, place.attempt, late, [_batch(frame.writer, b) for b in blocks], frame.events
+        duplicate=False,
+        seq=seq,
+        writer_id=place.writer_id,
+        attempt=place.attempt,
+        late=late,
+        dropped=_dropped(place, frame),
+        batches=[_batch(frame.writer, block) for block in blocks],
+        events=frame.events,
     )
+
+
+def note_sign_of_life(conn: Connection, run_id: str, frame: Frame, now: float) -> Appended:
+    """Write down that a writer is alive and what it promises; a frame that holds no more than that is not kept.
+
+    Raises:
+        NotFound: there is no such run.
+    """
+    place = _place(conn, run_id, frame, now)
+    _note_writer(conn, place, 0, frame, now)
+    late = place.attempt < place.newest
+    return Appended(False, frame.seq, place.writer_id, place.attempt, late, _dropped(place, frame))
+
+
+def _dropped(place: _Place, frame: Frame) -> int | None:
+    return frame.dropped if frame.dropped > place.dropped else None
 
 
 def _place(conn: Connection, run_id: str, frame: Frame, now: float) -> _Place:
@@ -182,11 +208,14 @@ def _insert_events(conn: Connection, place: _Place, seq: int, happened: list[Eve
         for number, event in enumerate(happened)
     ]
     conn.execute(sa.insert(events), rows)
+    if captured := [{**key, "number": number, **about} for number, about in capture_rows(happened)]:
+        conn.execute(sa.insert(captures), captured)
 
 
 def _note_writer(conn: Connection, place: _Place, seq: int, frame: Frame, now: float) -> None:
     values = {"at": now, "seq": max(seq, place.last_seq), "gave_up": max(frame.dropped, place.dropped)}
-    conn.execute(_SEEN, {"run": place.run_id, "writer": place.writer_id, **values})
+    due = None if frame.promise is None else now + frame.promise
+    conn.execute(_SEEN, {"run": place.run_id, "writer": place.writer_id, "due": due, **values})
 
 
 def _note_first_step(conn: Connection, place: _Place, writer: str, blocks: list[Block]) -> None:

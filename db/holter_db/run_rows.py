@@ -9,9 +9,10 @@ from sqlalchemy import RowMapping
 
 from holter.health.model import Vitals
 
-__all__ = ["LIVE_STATES", "AttemptRow", "LiveRun", "ProjectRow", "RunRow", "WriterRow", "run_row"]
+__all__ = ["LIVE_STATES", "SILENT_AFTER_S", "AttemptRow", "LiveRun", "ProjectRow", "RunRow", "WriterRow", "run_row"]
 
 LIVE_STATES = ("running", "lost", "hung")
+SILENT_AFTER_S = 10.0  # as the default of the rule run-lost: so late with a promised sign of life counts as gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,19 @@ class WriterRow:
     last_seq: int
     last_seen_at: float
     dropped: int  # points it had to give up
+    due_at: float | None  # when it promised its next sign of life
+    state: str  # running | finished | failed | stopped, as it said itself
+    state_reason: str | None
+    finished_at: float | None
+
+    @property
+    def registered(self) -> bool:
+        """It has introduced itself (``POST /runs``); others are known by their points alone."""
+        return self.world_size is not None
+
+    def silent(self, now: float) -> bool:
+        """It has broken its promise of a sign of life, and has not said that it ended."""
+        return self.state == "running" and self.due_at is not None and now - self.due_at > SILENT_AFTER_S
 
 
 @dataclass(frozen=True, slots=True)

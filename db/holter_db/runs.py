@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -16,7 +17,7 @@ from holter_db.run_rows import LIVE_STATES, AttemptRow, LiveRun, ProjectRow, Run
 from holter_db.run_search import SORT_KEYS, list_runs, resolve_run
 from holter_db.schema import attempts, projects, runs, writers
 from holter_db.upsert import insert_new
-from holter_db.writers import register_attempt, register_writer
+from holter_db.writers import ENDS, end_writer, list_ranks, register_attempt, register_writer
 
 __all__ = [
     "LIVE_STATES",
@@ -31,6 +32,7 @@ __all__ = [
     "get_run",
     "list_attempts",
     "list_projects",
+    "list_ranks",
     "list_runs",
     "list_writers",
     "live_runs",
@@ -42,7 +44,6 @@ __all__ = [
 ]
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_ENDS = ("finished", "stopped", "failed")  # from the mildest: several ranks may say how a run ended
 _RATE_SECONDS = 30.0  # time constant of steps_per_second
 
 
@@ -70,9 +71,12 @@ def start_run(conn: Connection, start: RunStart, now: float) -> RunRow:
             "Start it under another id, or name its own project.",
         )
     number, opened = register_attempt(conn, run_id, start.attempt, values["started_at"])
-    register_writer(conn, run_id, number, start.writer, now)
+    _, introduced = register_writer(conn, run_id, number, start.writer, now)
     if opened and not created:
         _reopen(conn, row, start, number, now)
+    elif introduced and number == row["attempt"] and row["state"] in ("finished", "stopped"):
+        # A rank that comes after the others have ended: nobody could know that it would.
+        set_state(conn, run_id, "running", None, now)
     return get_run(conn, run_id)
 
 
@@ -144,26 +148,64 @@ def _reopen(conn: Connection, row: sa.RowMapping, start: RunStart, number: int, 
 
 
 def finish_run(conn: Connection, run_id: str, finish: RunFinish, now: float) -> RunRow:
-    """Write down how an attempt ended, and with it the run if it is the newest attempt.
+    """Write down how a rank ended, and with it the attempt if that decides it, and the run if it is the newest attempt.
 
-    When several ranks answer, the worst answer stays: failed, then stopped, then finished.
+    One rank's failure decides. Otherwise an attempt has ended once all of its ranks have: stopped if one was stopped.
+    A worse end replaces a milder one; the same end again changes nothing.
     """
     row = _locked(conn, run_id)
     ended_at = now if finish.time is None else finish.time
     number = row["attempt"]
     if finish.attempt:
         number, _ = register_attempt(conn, run_id, finish.attempt, ended_at)
-    values = {"state": finish.state, "state_reason": finish.reason, "finished_at": ended_at}
-    milder = [state for state in _ENDS if _ENDS.index(state) < _ENDS.index(finish.state)]
-    replaceable = (*LIVE_STATES, *milder)
-    conn.execute(
-        sa.update(attempts)
-        .where(attempts.c.run_id == run_id, attempts.c.attempt == number, attempts.c.state.in_(replaceable))
-        .values(values)
-    )
-    if number >= row["attempt"] and row["state"] in replaceable:
-        conn.execute(sa.update(runs).where(runs.c.id == run_id).values(attempt=number, due_at=None, **values))
+    if finish.writer:
+        register_writer(conn, run_id, number, finish.writer, now)
+    end_writer(conn, run_id, number, finish, ended_at)
+    ranks = list_ranks(conn, run_id, number)
+    end = _end_of(ranks) if ranks else _End(finish.state, finish.reason, ended_at)
+    if end is None:
+        return get_run(conn, run_id)
+    values = {"state": end.state, "state_reason": end.reason, "finished_at": end.at}
+
+    def replaceable(table: sa.Table) -> sa.ColumnElement[bool]:
+        # Ranks that failed because one did may be heard of before it.
+        milder = table.c.state.in_((*LIVE_STATES, *ENDS[: ENDS.index(end.state)]))
+        earlier = sa.and_(table.c.state == end.state, table.c.finished_at > end.at)
+        return sa.or_(milder, earlier) if end.state == "failed" else milder
+
+    this_attempt = sa.and_(attempts.c.run_id == run_id, attempts.c.attempt == number)
+    conn.execute(sa.update(attempts).where(this_attempt, replaceable(attempts)).values(values))
+    if number >= row["attempt"]:
+        this_run = sa.and_(runs.c.id == run_id, replaceable(runs))
+        conn.execute(sa.update(runs).where(this_run).values(attempt=number, due_at=None, **values))
     return get_run(conn, run_id)
+
+
+class _End(NamedTuple):
+    """How an attempt ended."""
+
+    state: str
+    reason: str | None
+    at: float  # seconds, UTC
+
+
+def _end_of(ranks: Sequence[WriterRow]) -> _End | None:
+    failed = sorted((rank for rank in ranks if rank.state == "failed"), key=lambda rank: rank.finished_at or 0.0)
+    if failed:
+        # The first failure is the cause; the others are ranks that waited for it in vain.
+        return _End("failed", _blamed(failed[0], ranks), failed[0].finished_at or 0.0)
+    if any(rank.state == "running" for rank in ranks):
+        return None
+    state = "stopped" if any(rank.state == "stopped" for rank in ranks) else "finished"
+    reasons = (rank.state_reason for rank in ranks if rank.state == state and rank.state_reason)
+    return _End(state, next(reasons, None), max(rank.finished_at or 0.0 for rank in ranks))
+
+
+def _blamed(failed: WriterRow, ranks: Sequence[WriterRow]) -> str | None:
+    unanimous = all((rank.state, rank.state_reason) == (failed.state, failed.state_reason) for rank in ranks)
+    if unanimous and len(ranks) >= (failed.world_size or 1):
+        return failed.state_reason  # the only rank, or one word for all of them
+    return f"{failed.name}: {failed.state_reason}" if failed.state_reason else f"{failed.name} failed"
 
 
 def get_run(conn: Connection, run_id: str, *, lock: bool = False) -> RunRow:

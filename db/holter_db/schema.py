@@ -14,6 +14,8 @@ from holter_db.types import Double, Json, Lines, Words
 __all__ = [
     "REVISION",
     "attempts",
+    "captures",
+    "command_answers",
     "commands",
     "deliveries",
     "events",
@@ -32,7 +34,7 @@ __all__ = [
 
 # The newest migration; a test compares it with the migrations folder. Known here so that opening an up-to-date
 # database need not load Alembic.
-REVISION = "0001"
+REVISION = "0003"
 
 metadata = sa.MetaData(
     naming_convention={
@@ -123,6 +125,10 @@ writers = Table(
     Column("last_seq", BigInteger, nullable=False),
     Column("last_seen_at", Double, nullable=False),
     Column("dropped", BigInteger, nullable=False),
+    Column("due_at", Double),  # when it promised its next sign of life
+    Column("state", Words, nullable=False),  # running, or how it said that it ended
+    Column("state_reason", Words),
+    Column("finished_at", Double),
     _run_key(),
     sa.UniqueConstraint("run_id", "attempt", "name"),
 )
@@ -177,6 +183,26 @@ events = Table(
     Column("severity", Words, nullable=False),
     Column("text", Words, nullable=False),
     Column("data", Json, nullable=False),
+    _run_key(),
+)
+
+# What of an event of kind "flight" or "stacks" is needed to find it and to speak of it. The event itself may hold a
+# megabyte of norms, which no list of incidents should read.
+captures = Table(
+    "captures",
+    metadata,
+    _of_run(),
+    Column("writer_id", Integer, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("kind", Words, nullable=False),
+    Column("time", Double, nullable=False),
+    Column("step", BigInteger),
+    Column("first_step", BigInteger),  # of the steps that it covers
+    Column("last_step", BigInteger),
+    Column("trigger_kind", Words, nullable=False),  # incident | exception | command | hung
+    Column("incident", Words),  # that it was made for, as the agent names it
+    Column("summary", Json, nullable=False),  # the event's data without what is long
     _run_key(),
 )
 
@@ -242,6 +268,8 @@ commands = Table(
     "commands",
     metadata,
     _of_run(),
+    # In the key, because the guards of two attempts may give the same incident, and so its command, the same name.
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
     Column("id", Words, primary_key=True),
     Column("name", Words, nullable=False),
     Column("args", Json, nullable=False),
@@ -253,6 +281,21 @@ commands = Table(
     Column("done_at", Double),
     Column("step", BigInteger),
     Column("result", Words),
+    _run_key(),
+)
+
+command_answers = Table(
+    "command_answers",
+    metadata,
+    _of_run(),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("command", Words, primary_key=True),
+    Column("writer", Words, primary_key=True),
+    Column("state", Words, nullable=False),
+    Column("acknowledged_at", Double, nullable=False),
+    Column("time", Double, nullable=False),  # of the newest answer
+    Column("result", Words),
+    Column("step", BigInteger),
     _run_key(),
 )
 

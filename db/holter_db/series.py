@@ -27,8 +27,11 @@ __all__ = [
     "PointChunk",
     "Series",
     "SeriesInfo",
+    "axis_range",
     "catalogue",
+    "check_view",
     "iter_points",
+    "load_series",
     "read_series",
     "view_series",
 ]
@@ -97,8 +100,8 @@ def read_series(
     left out.
     """
     found = []
-    for part in _load(conn, run_id, patterns, writers):
-        start, end = _range(part.steps, *_step_bounds(first_step, last_step))
+    for part in load_series(conn, run_id, patterns, writers):
+        start, end = axis_range(part.steps, *_step_bounds(first_step, last_step))
         if end > start:
             found.append(_cut(part, slice(start, end)))
     return found
@@ -126,23 +129,28 @@ def view_series(
     Raises:
         QueryError: the width or the axis can't be.
     """
-    if not 1 <= width <= 100_000:
-        raise QueryError(f"A view is 1 to 100000 pixels wide, not {width}", "Ask for 1000, for example.")
-    if x not in ("step", "time", "relative"):
-        raise QueryError(f"x can't be {x!r}", "Use step, time or relative.")
-    if any(bound is not None and math.isnan(bound) for bound in (first, last)):
-        raise QueryError("A bound of a view can't be NaN", "Send numbers, or leave the bounds away.")
+    check_view(width, x, first, last)
     parts = []
-    for part in _load(conn, run_id, patterns, writers):
+    for part in load_series(conn, run_id, patterns, writers):
         ordered, axis = _along(part, x)
         bounds = _step_bounds(first, last) if x == "step" else (first, last)
-        start, end = _range(axis, *bounds)
+        start, end = axis_range(axis, *bounds)
         if end > start:
             parts.append((_cut(ordered, slice(start, end)), axis[start:end].astype(np.float64)))
     if not parts:
         return []
     low, high = _extent([axis for _, axis in parts], first, last)
     return [_thin(part, select(axis, part.values, low, high, width)) for part, axis in parts]
+
+
+def check_view(width: int, x: str, first: float | None, last: float | None) -> None:
+    """Raise `QueryError` unless there can be such a view."""
+    if not 1 <= width <= 100_000:
+        raise QueryError(f"A view is 1 to 100000 pixels wide, not {width}", "Ask for 1000, for example.")
+    if x not in ("step", "time", "relative"):
+        raise QueryError(f"x can't be {x!r}", "Use step, time or relative.")
+    if any(bound is not None and math.isnan(bound) for bound in (first, last)):
+        raise QueryError("A bound of a view can't be NaN", "Send numbers, or leave the bounds away.")
 
 
 def iter_points(
@@ -193,7 +201,10 @@ def _pages(conn: Connection, run_id: str, writer_id: int, size: int) -> Iterator
         seq = rows[-1].seq
 
 
-def _load(conn: Connection, run_id: str, patterns: Sequence[str], wanted: Sequence[str] | None) -> list[Series]:
+def load_series(
+    conn: Connection, run_id: str, patterns: Sequence[str], wanted: Sequence[str] | None = None
+) -> list[Series]:
+    """Whole series without their statistics, by metric, attempt and rank; ``wanted``: names of writers."""
     about = _writers_of(conn, run_id)
     query = sa.select(series.c.writer_id, series.c.metric, series.c["count"]).where(series.c.run_id == run_id)
     rows = conn.execute(query).all()
@@ -263,7 +274,8 @@ def _step_bounds(first: float | None, last: float | None) -> tuple[int | None, i
     return lower, upper
 
 
-def _range(axis: Any, first: float | None, last: float | None) -> tuple[int, int]:
+def axis_range(axis: Any, first: float | None, last: float | None) -> tuple[int, int]:
+    """Indices [start, end) of the ascending ``axis`` between the bounds, both included."""
     start = 0 if first is None else int(np.searchsorted(axis, first, side="left"))
     end = len(axis) if last is None else int(np.searchsorted(axis, last, side="right"))
     return start, end

@@ -32,6 +32,7 @@ from holter_server.routes import (
     live,
     operations,
     pages,
+    ranks,
     rules,
     runs,
     series,
@@ -42,7 +43,7 @@ from holter_server.settings import Settings
 __all__ = ["create_app"]
 
 API = "/api/v1"
-API_ROUTERS = (runs, ingest, series, figures, incidents, commands, webhooks, rules, compare, live)
+API_ROUTERS = (runs, ingest, series, ranks, figures, incidents, commands, webhooks, rules, compare, live)
 
 SECURITY_HEADERS = {
     # plotly.js writes style elements of its own and exports pictures as data: and blob: addresses.

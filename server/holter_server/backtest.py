@@ -11,7 +11,7 @@ from holter_db.database import Connection
 from holter_db.replay import count_incidents, iter_batches
 from holter_db.runs import LIVE_STATES, RunRow
 from holter_server.engines import facts_of
-from holter_server.ingest import vitals
+from holter_server.vital_signs import vitals_of
 
 __all__ = ["backtest"]
 
@@ -43,7 +43,7 @@ def _replay(conn: Connection, run: RunRow, rules: RuleSet) -> Iterator[Transitio
     for batch in iter_batches(conn, run.id):
         yield from engine.observe(batch)
     if run.state not in LIVE_STATES:
-        yield from engine.tick(vitals(run, run.last_seen_at if run.finished_at is None else run.finished_at))
+        yield from engine.tick(vitals_of(run, run.last_seen_at if run.finished_at is None else run.finished_at))
 
 
 def _enter(found: dict[str, dict[str, Any]], transition: Transition) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["THEMES", "Theme", "ThemeName", "colour_of", "colours"]
+__all__ = ["THEMES", "Theme", "ThemeName", "colour_of", "colours", "rank_colours"]
 
 ThemeName = Literal["light", "dark"]
 
@@ -96,3 +96,9 @@ def colours(keys: Iterable[str], theme: Theme) -> dict[str, str]:
             free.remove(hue)
         taken[key] = theme.hues[hue]
     return taken
+
+
+def rank_colours(writers: Iterable[str], theme: Theme) -> dict[str, str]:
+    """One colour for each of a metric's ranks, in the order of their names; after ten they come again."""
+    names = sorted(set(writers), key=lambda name: (len(name), name))
+    return {name: theme.hues[_HUES[index % len(_HUES)]] for index, name in enumerate(names)}

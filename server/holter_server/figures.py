@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from holter_server.figure_bands import Band, incident_bands, stage_bands
 from holter_server.figure_groups import line_labels, list_figures, metric_place
-from holter_server.figure_style import THEMES, Theme, ThemeName, colours
+from holter_server.figure_ranks import AcrossLike, MeanOfRanks, band, non_finite_name, who
+from holter_server.figure_style import THEMES, Theme, ThemeName, colours, rank_colours
 
 __all__ = ["POINTS_PER_TRACE_MAX", "Axis", "SeriesLike", "build_figure", "list_figures"]
 
@@ -110,6 +111,7 @@ def build_figure(
     name: str,
     series: Iterable[SeriesLike],
     *,
+    across: Iterable[AcrossLike] = (),
     incidents: Iterable[Any] = (),
     events: Iterable[Any] = (),
     theme: ThemeName = "light",
@@ -121,6 +123,8 @@ def build_figure(
     Args:
         name: of the figure, see `list_figures`.
         series: views of its metrics; shadowed points (of an attempt that was resumed) are drawn faintly.
+        across: views of metrics of several ranks: each is drawn as its mean, and a band from the least rank to the
+            greatest. Series of the same metric in ``series`` are drawn as thin lines beside it.
         incidents: rows with ``severity``, ``state``, ``step``, ``last_step``, ``time`` …; each is a band from where it
             opened to where it was resolved, or to the newest point.
         events: rows with ``kind``, ``step``, ``time`` and ``text``; those of kind "stage" are backgrounds.
@@ -129,9 +133,12 @@ def build_figure(
         log_y: logarithmic value axis.
 
     Every trace carries ``meta``: ``{"metric", "writer", "attempt", "label", "role"}`` with role "line", "shadowed",
-    "non_finite" or "incidents"; ``layout.meta`` says how x is counted. Live points are appended by them.
+    "band", "non_finite" or "incidents"; ``layout.meta`` says how x is counted, and which metrics are means over ranks.
+    Live points are appended by them.
     """
-    drawn = sorted(series, key=lambda entry: (metric_place(entry.metric), entry.writer, entry.attempt))
+    of_ranks = list(across)
+    averaged = {item.metric for item in of_ranks}
+    drawn = sorted([*series, *map(MeanOfRanks.of, of_ranks)], key=lambda entry: _place(entry, averaged))
     look = THEMES[theme]
     axis = Axis(x, drawn)
     metrics = list(dict.fromkeys(entry.metric for entry in drawn))
@@ -139,11 +146,16 @@ def build_figure(
     hues = colours(labels.values() if len(metrics) > 1 else metrics, look)
     hue_of = {metric: hues[labels[metric] if len(metrics) > 1 else metric] for metric in metrics}
     several_writers = len({entry.writer for entry in drawn}) > 1
+    single_hues = rank_colours([entry.writer for entry in drawn if entry.metric in averaged], look)
     traces: list[go.Scatter] = []
     named: set[tuple[str, str]] = set()
     for entry in drawn:
-        label = labels[entry.metric] + (f" · {entry.writer.removesuffix('/system')}" if several_writers else "")
-        pen = _Pen(entry, axis, hue_of[entry.metric], label, first=(entry.metric, entry.writer) not in named)
+        mean = isinstance(entry, MeanOfRanks)
+        beside = several_writers and not mean
+        label = labels[entry.metric] + (f" · {entry.writer.removesuffix('/system')}" if beside else "")
+        single = entry.metric in averaged and not mean
+        hue = single_hues[entry.writer] if single else hue_of[entry.metric]
+        pen = _Pen(entry, axis, hue, label, first=(entry.metric, entry.writer) not in named, thin=single)
         named.add((entry.metric, entry.writer))
         traces += pen.traces(lane=metrics.index(entry.metric) % _LANES)
     shown_incidents = list(incidents)
@@ -153,16 +165,25 @@ def build_figure(
     ]
     if shown_incidents:
         traces.append(_incident_markers(shown_incidents, axis, look))
-    figure = go.Figure(data=traces, layout=_layout(name, axis, look, bands, log_y=log_y))
+    layout = _layout(name, axis, look, bands, log_y=log_y)
+    layout["meta"] |= {"across": sorted(averaged), "ranks": max((len(item.writers) for item in of_ranks), default=0)}
+    figure = go.Figure(data=traces, layout=layout)
     result: dict[str, Any] = figure.to_plotly_json()
     return result
+
+
+def _place(entry: SeriesLike, averaged: set[str]) -> tuple[bool, tuple[bool, str], str, int]:
+    """Single ranks come first, so that their mean lies above them."""
+    below = entry.metric in averaged and not isinstance(entry, MeanOfRanks)
+    return not below, metric_place(entry.metric), entry.writer, entry.attempt
 
 
 class _Pen:
     """Draws one series."""
 
-    def __init__(self, entry: SeriesLike, axis: Axis, hue: str, label: str, *, first: bool) -> None:
+    def __init__(self, entry: SeriesLike, axis: Axis, hue: str, label: str, *, first: bool, thin: bool = False) -> None:
         self.entry, self.axis, self.hue, self.label, self.first = entry, axis, hue, label, first
+        self.width, self.opacity = (1.0, 0.75) if thin else (1.75, 1.0)
         self.x = axis.of(entry.steps, entry.times)
         self.values = np.asarray(entry.values, dtype=np.float64)
         self.finite = np.isfinite(self.values)
@@ -172,6 +193,8 @@ class _Pen:
         if self.entry.shadowed_from is not None:
             shadowed = np.asarray(self.entry.steps) >= self.entry.shadowed_from
         traces = [self._line("line", ~shadowed)]
+        if isinstance(self.entry, MeanOfRanks):
+            traces.insert(0, band(self.entry, self.x, ~shadowed, self.hue, self._meta("band")))
         if shadowed.any():
             traces.append(self._line("shadowed", shadowed))
         return [*traces, self._non_finite(lane)]
@@ -186,8 +209,11 @@ class _Pen:
         }
 
     def _line(self, role: str, chosen: NDArray[np.bool_]) -> go.Scatter:
-        x, y = self._curve(chosen)
+        kept = self._curve(chosen)
+        x, y = self.x[kept], np.where(self.finite[kept], self.values[kept], np.nan)
         faint = role == "shadowed"
+        edges = self.entry.edges[kept] if isinstance(self.entry, MeanOfRanks) else None
+        between = "" if edges is None else " mean, %{customdata[0]:.4~g} to %{customdata[1]:.4~g}"
         return go.Scatter(
             x=x,
             y=y,
@@ -196,24 +222,31 @@ class _Pen:
             legendgroup=f"{self.entry.metric} {self.entry.writer}",
             showlegend=self.first and not faint,
             connectgaps=False,
-            opacity=0.35 if faint else 1.0,
-            line={"color": self.hue, "width": 1.25 if faint else 1.75, "dash": "dot" if faint else "solid"},
+            opacity=0.35 if faint else self.opacity,
+            line={
+                "color": self.hue,
+                "width": min(1.25, self.width) if faint else self.width,
+                "dash": "dot" if faint else "solid",
+            },
             marker={"color": self.hue, "size": 4},
-            hovertemplate="%{y:.6~g}" + (" (before the resume)" if faint else ""),
+            customdata=edges,
+            hovertemplate="%{y:.6~g}" + between + (" (before the resume)" if faint else ""),
             meta=self._meta(role),
         )
 
-    def _curve(self, chosen: NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
-        """The finite points, and one NaN (a gap) for each stretch of non-finite ones between them."""
-        x, y, finite = self.x[chosen], self.values[chosen], self.finite[chosen]
+    def _curve(self, chosen: NDArray[np.bool_]) -> NDArray[np.intp]:
+        """Indices of the finite points, and of one (a gap) for each stretch of non-finite ones between them."""
+        at = np.flatnonzero(chosen)
+        y, finite = self.values[at], self.finite[at]
         starts = ~finite & np.concatenate(([True], finite[:-1]))
         keep = np.flatnonzero(finite | starts)
-        keep = keep[_thinned(y[keep], POINTS_PER_TRACE_MAX)]
-        return x[keep], np.where(finite[keep], y[keep], np.nan)
+        return at[keep[_thinned(np.where(finite[keep], y[keep], np.nan), POINTS_PER_TRACE_MAX)]]
 
     def _non_finite(self, lane: int) -> go.Scatter:
         at = _ends_and_some(np.flatnonzero(~self.finite), self.x, _MARKERS_MAX)
-        names = [_name(value) for value in self.values[at]]
+        names = [non_finite_name(value) for value in self.values[at]]
+        steps = [int(step) for step in self.entry.steps[at]]
+        odd = self.entry.non_finite if isinstance(self.entry, MeanOfRanks) else ()
         lift = [lane * _LANE * (1 if name == "-Infinity" else -1) for name in names]
         return go.Scatter(
             x=self.x[at],
@@ -230,16 +263,10 @@ class _Pen:
                 "symbol": [_NON_FINITE[name][1] for name in names],
                 "line": {"width": 1.5, "color": self.hue},
             },
-            text=[f"{name} at step {int(step)}" for name, step in zip(names, self.entry.steps[at], strict=True)],
+            text=[f"{name} at step {step}{who(odd, step, name)}" for name, step in zip(names, steps, strict=True)],
             hovertemplate="%{text}",
             meta={**self._meta("non_finite"), "lane": lane, "count": int((~self.finite).sum())},
         )
-
-
-def _name(value: float) -> str:
-    if math.isnan(value):
-        return "NaN"
-    return "Infinity" if value > 0 else "-Infinity"
 
 
 def _shows_points(y: FloatArray) -> bool:

@@ -73,6 +73,10 @@ class Writer(Answer):
     last_seq: int
     last_seen_at: float
     dropped: int
+    due_at: float | None
+    state: Literal["running", "finished", "failed", "stopped"]
+    state_reason: str | None
+    finished_at: float | None
 
 
 class Attempt(Answer):
@@ -177,6 +181,7 @@ class MetricsAnswer(Answer):
 
 
 class Event(Answer):
+    id: str
     time: float
     step: int | None
     kind: str
@@ -189,6 +194,10 @@ class Event(Answer):
 
 class EventsAnswer(Answer):
     events: list[Event]
+
+
+class EventAnswer(Answer):
+    event: Event
 
 
 class Series(Answer):
@@ -213,8 +222,30 @@ class Series(Answer):
     non_finite: int
 
 
+class NonFiniteOfRank(Answer):
+    writer: str
+    rank: int | None
+    steps: list[int]
+    values: list[Number]
+
+
+class SeriesAcrossRanks(Answer):
+    metric: str
+    attempt: int
+    writers: list[str]
+    shadowed_from: int | None
+    origin: float
+    steps: list[int]
+    times: list[float]
+    mean: list[Number]
+    min: list[Number]
+    max: list[Number]
+    count: list[int]
+    non_finite: list[NonFiniteOfRank]
+
+
 class SeriesAnswer(Answer):
-    series: list[Series]
+    series: list[Series | SeriesAcrossRanks]
     next: str | None
 
 
@@ -222,8 +253,35 @@ class SeriesOfRun(Series):
     run: str
 
 
+class SeriesOfRunAcrossRanks(SeriesAcrossRanks):
+    run: str
+
+
 class SeriesOfRunsAnswer(Answer):
-    series: list[SeriesOfRun]
+    series: list[SeriesOfRun | SeriesOfRunAcrossRanks]
+
+
+class Rank(Answer):
+    writer: str
+    rank: int | None
+    attempt: int
+    state: Literal["running", "silent", "finished", "failed", "stopped"]
+    state_reason: str | None
+    last_step: int | None
+    lag: int | None
+    step_time: float | None
+    last_seen_at: float
+    due_at: float | None
+    non_finite: int
+    dropped: int
+    world_size: int | None
+    host: str
+    device: str
+    pid: int | None
+
+
+class RanksAnswer(Answer):
+    ranks: list[Rank]
 
 
 class Figure(Answer):
@@ -241,6 +299,20 @@ class FiguresAnswer(Answer):
 class FigureAnswer(BaseModel):
     data: list[dict[str, Any]]
     layout: dict[str, Any]
+
+
+class Capture(BaseModel):
+    """What the agent kept for an incident, and whatever else it says of it; `event` is the id of the whole event."""
+
+    model_config = ConfigDict(extra="allow")
+    event: str
+    text: str
+    time: float
+    step: int | None
+    first_step: int | None
+    last_step: int | None
+    writer: str
+    attempt: int
 
 
 class Incident(Answer):
@@ -274,6 +346,8 @@ class Incident(Answer):
     acknowledged_at: float | None
     acknowledged_by: str | None
     snoozed_until: float | None
+    flight: Capture | None
+    stacks: Capture | None
 
 
 class IncidentAnswer(Answer):
@@ -285,11 +359,21 @@ class IncidentsAnswer(Answer):
     next: str | None
 
 
+class CommandAnswerOfRank(Answer):
+    writer: str
+    state: Literal["acknowledged", "done", "failed"]
+    time: float
+    result: str | None
+    step: int | None
+    acknowledged_at: float
+
+
 class Command(Answer):
     id: str
+    attempt: int
     name: str
     args: dict[str, Any]
-    state: Literal["requested", "delivered", "acknowledged", "done", "failed"]
+    state: Literal["requested", "delivered", "acknowledged", "done", "failed", "expired"]
     requested_at: float
     requested_by: str
     delivered_at: float | None
@@ -297,6 +381,7 @@ class Command(Answer):
     done_at: float | None
     step: int | None
     result: str | None
+    answers: list[CommandAnswerOfRank]
 
 
 class CommandAnswer(Answer):

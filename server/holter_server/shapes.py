@@ -6,23 +6,29 @@ from dataclasses import fields
 from typing import Any
 
 from holter.wire import Event
+from holter_db.captures import Capture, Found, summary
 from holter_db.commands import CommandRow
-from holter_db.events import EventRow
+from holter_db.events import EventRow, event_id
 from holter_db.incidents import IncidentRow
+from holter_db.ingest import Appended
 from holter_db.outbox import DeliveryRow, WebhookRow
+from holter_db.rank_series import RankSeries
 from holter_db.runs import AttemptRow, ProjectRow, RunRow, WriterRow
 from holter_db.series import MetricInfo, Series
+from holter_db.stragglers import RankRow
 
 __all__ = [
     "command",
     "delivery",
     "event",
-    "event_fields",
+    "events_of",
     "incident",
     "incident_in_webhook",
     "made_up_incident",
     "metric",
     "project",
+    "rank",
+    "rank_series",
     "run",
     "run_in_webhook",
     "run_with_parts",
@@ -68,25 +74,47 @@ def run_in_webhook(row: RunRow, url: str) -> Shape:
     }
 
 
-def incident(row: IncidentRow) -> Shape:
-    return _plain(row)
+def incident(row: IncidentRow, found: Found) -> Shape:
+    return {**_plain(row), "flight": _capture(found.flight), "stacks": _capture(found.stacks)}
 
 
-def incident_in_webhook(row: IncidentRow) -> Shape:
-    return {name: getattr(row, name) for name in IN_WEBHOOK}
+def _capture(found: Capture | None) -> Shape | None:
+    """What the agent says of it, and on top of that what the service knows for certain."""
+    if found is None:
+        return None
+    known = ("event", "text", "time", "step", "first_step", "last_step", "writer", "attempt")
+    return {**found.summary, **{name: getattr(found, name) for name in known}}
+
+
+def incident_in_webhook(row: IncidentRow, found: Found) -> Shape:
+    """With the flight recorder's sentence among the evidence, where it is there already: no message waits for it."""
+    shown: Shape = {name: getattr(row, name) for name in IN_WEBHOOK}
+    if found.flight is not None:
+        shown["evidence"] = {**row.evidence, "flight": found.flight.text}
+    return shown
 
 
 def command(row: CommandRow) -> Shape:
-    return _plain(row)
+    return {**_plain(row), "answers": [_plain(item) for item in row.answers]}
 
 
 def event(row: EventRow) -> Shape:
     return _plain(row)
 
 
-def event_fields(logged: Event) -> Shape:
-    """An event as it arrived; writer and attempt are the frame's."""
-    return {name: getattr(logged, name) for name in ("time", "step", "kind", "severity", "text", "data")}
+def events_of(appended: Appended, writer: str) -> list[Shape]:
+    """The events of a frame as lists of events show them; writer and attempt are the frame's."""
+    plain = ("time", "step", "kind", "severity", "text")
+    return [
+        {
+            "id": event_id(appended.writer_id, appended.seq, number),
+            **{name: getattr(logged, name) for name in plain},
+            "data": summary(logged),
+            "writer": writer,
+            "attempt": appended.attempt,
+        }
+        for number, logged in enumerate(appended.events)
+    ]
 
 
 def alert_in_webhook(logged: Event) -> Shape:
@@ -102,6 +130,14 @@ def metric(info: MetricInfo) -> Shape:
 
 def series(item: Series) -> Shape:
     return {**_plain(item), "non_finite": item.non_finite}
+
+
+def rank_series(item: RankSeries) -> Shape:
+    return {**_plain(item), "non_finite": [_plain(entry) for entry in item.non_finite]}
+
+
+def rank(row: RankRow) -> Shape:
+    return _plain(row)
 
 
 def project(row: ProjectRow) -> Shape:

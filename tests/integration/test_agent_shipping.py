@@ -428,3 +428,15 @@ def test_many_runs_in_one_process(begin: Callable[..., holter.Run], service: Fak
     holter.finish()
     assert [service.runs[run.id].points("loss") for run in runs] == [[(0, 0.0)], [(1, 1.0)], [(2, 2.0)]]
     assert {fake.state for fake in service.runs.values()} == {"finished"}
+
+
+@pytest.mark.parametrize("executable", ["", "/usr/bin/blender", "/nowhere/python"])
+def test_where_no_process_can_be_had_a_thread_ships(
+    service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executable: str
+) -> None:
+    """A sandbox, or a program that has Python inside."""
+    monkeypatch.setattr("sys.executable", executable)
+    run = holter.init(project="p", url=service.url, dir=tmp_path)
+    log_steps(run, 0, 100)
+    run.finish()
+    expect(service, 100)

@@ -282,3 +282,76 @@ def test_doctor_sees_what_was_not_shipped(url: str, tmp_path: Path, monkeypatch:
     monkeypatch.setattr("holter_server.cli.checks._STILL_WRITING", -1.0)
     result = _holter(url, "doctor", "--db", f"sqlite:///{tmp_path / 'x.db'}", "--dir", str(tmp_path))
     assert f"holter sync {tmp_path}" in " ".join(result.stdout.split())
+
+
+@pytest.fixture(scope="module")
+def explained(url: str) -> dict[str, Any]:
+    """A run with an incident for which the agent has kept a flight and, as it hung afterwards, stacks."""
+    connection = Connection(url)
+    writer = {"name": "rank0", "host": "node7"}
+    run = connection.post("/runs", {"project": "denovo", "name": "explained", "writer": writer, "attempt": "a"})["run"]
+    points = [{"step": step, "values": {"loss/total": 1.0 if step < 9 else "NaN"}} for step in range(10)]
+    answer = connection.post(f"/runs/{run['id']}/points", {"points": points, "attempt": "a", "seq": 1})
+    (notice,) = answer["incidents"]
+    flight = {
+        "trigger": {"kind": "incident", "incident": notice["id"]},
+        "first": {"what": "gradient", "name": "head.weight", "step": 9, "count": 1, "of": 2},
+        "batch": {"step": 9, "ids": [f"pep_{index}" for index in range(32)], "count": 40},
+        "layers": ["head.weight", "head.bias"], "steps": [8, 9], "grad_norm": [[1.0, 1.0], ["NaN", 1.0]],
+        "file": "/data/it's here/9.npz",
+    }  # fmt: skip
+    stacks = {"stacks": "Thread 1:\n" + "  File\n" * 100, "step": 9, "trigger": {"incident": notice["id"]}}
+    events = [
+        {"time": 1.7e9, "kind": "flight", "step": 9, "text": "gradient of head.weight was the first", "data": flight},
+        {"time": 1.7e9, "kind": "stacks", "text": "no step for 61 s", "data": stacks},
+        {"time": 1.7e9, "kind": "exit", "text": "killed by SIGKILL: the kernel was out of memory"},
+    ]
+    connection.post(f"/runs/{run['id']}/points", {"events": events, "attempt": "a", "seq": 2})
+    return {"run": run["id"], "incident": notice["id"]}
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("named", [False, True])
+def test_an_incident_is_told_in_a_few_lines(url: str, explained: dict[str, Any], width: int, named: bool) -> None:
+    """What fired, the arithmetic, the advice, which tensor on which batch, and where the rest is."""
+    wanted = [explained["incident"]] if named else []
+    result = _holter(url, "show", "denovo/explained", "--incident", *wanted, width=width)
+    assert result.exit_code == 0, result.stderr
+    incident = Connection(url).get(f"/incidents/{explained['incident']}")["incident"]
+    said = " ".join(result.stdout.split())
+    for text in (
+        incident["message"][:40], incident["advice"][:40], incident["severity"], "value NaN",
+        "gradient of head.weight was the first", "pep_7 and 32 more", "on node7", "8 to 9", "no step for 61 s",
+        "Thread 1:", "41 lines more",
+    ):  # fmt: skip
+        assert text in said
+    assert "pep_8" not in said
+    assert """  holter.flight.load("/data/it's here/9.npz")""" in result.stdout.splitlines()  # whole, to be copied
+    assert max(len(line) for line in result.stdout.splitlines()) <= width
+
+
+def test_an_incident_for_machines_has_the_whole_record(url: str, explained: dict[str, Any]) -> None:
+    """With the norms and the stacks."""
+    told = json.loads(_holter(url, "show", explained["run"], "--incident", "--json").stdout)
+    assert told["incident"]["id"] == explained["incident"]
+    assert told["flight"]["data"]["grad_norm"] == [[1.0, 1.0], ["NaN", 1.0]]
+    assert told["stacks"]["data"]["stacks"].count("\n") == 101
+
+
+def test_an_incident_that_is_not_there_names_those_that_are(url: str, explained: dict[str, Any]) -> None:
+    """Two lines; and of a healthy run the question is answered, too."""
+    result = _holter(url, "show", explained["run"], "--incident", "zzz")
+    assert result.exit_code == 1
+    assert explained["incident"].removeprefix(explained["run"] + "-") in result.stderr
+    run = Connection(url).post("/runs", {"project": "denovo", "name": "healthy"})["run"]["id"]
+    healthy = _holter(url, "show", run, "--incident")
+    assert (healthy.exit_code, healthy.stdout) == (0, "")
+    assert "No incident" in healthy.stderr
+    assert json.loads(_holter(url, "show", run, "--incident", "--json").stdout)["incident"] is None
+
+
+def test_show_says_how_the_process_ended_and_what_was_kept(url: str, explained: dict[str, Any]) -> None:
+    """The sentence stands under the incident, the end among the facts."""
+    said = " ".join(_holter(url, "show", explained["run"]).stdout.split())
+    assert "killed by SIGKILL: the kernel was out of memory" in said
+    assert "gradient of head.weight was the first" in said

@@ -60,6 +60,23 @@ def test_downgrade_undoes_the_migration(database: Database) -> None:
         assert sa.inspect(conn).get_table_names() == ["alembic_version"]
 
 
+def test_a_database_of_an_older_revision_is_brought_up_and_keeps_its_rows(database_url: str) -> None:
+    """Opening it is enough."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    older = Database.open(database_url)
+    with older.write() as conn:
+        run = start_run(conn, RunStart(project="denovo"), 1000.0)
+        config.attributes["connection"] = conn
+        command.downgrade(config, "0001")
+    older.close()
+    opened = Database.open(database_url)
+    with opened.read() as conn:
+        assert get_run(conn, run.id) == run
+        assert set(metadata.tables) <= set(sa.inspect(conn).get_table_names())
+    opened.close()
+
+
 def test_a_failed_transaction_leaves_nothing(database: Database) -> None:
     """An exception inside write() rolls everything back."""
     with pytest.raises(NotFound):

@@ -180,16 +180,16 @@ def test_a_command_goes_one_way(database: Database) -> None:
         run = started(conn).id
         stop = commands.request(conn, run, "stop", {"why": math.nan}, "ann", NOW)
         assert commands.request(conn, run, "stop", {"why": "NaN"}, "bob", NOW).id == stop.id
-        assert [row.id for row in commands.pending(conn, run)] == [stop.id]
-        assert [row.state for row in commands.mark_delivered(conn, run, [stop.id], NOW + 1)] == ["delivered"]
-        assert commands.mark_delivered(conn, run, [stop.id], NOW + 2) == []
-        assert [row.id for row in commands.pending(conn, run)] == [stop.id]
-        seen = commands.update(conn, run, CommandUpdate(stop.id, "acknowledged", NOW + 3))
-        done = commands.update(conn, run, CommandUpdate(stop.id, "done", NOW + 4, "saved", 12))
-        late = commands.update(conn, run, CommandUpdate(stop.id, "acknowledged", NOW + 5))
-        failed = commands.update(conn, run, CommandUpdate(stop.id, "failed", NOW + 6, "no"))
-        assert commands.update(conn, run, CommandUpdate("none", "done", NOW)) is None
-        assert commands.pending(conn, run) == []
+        assert [row.id for row in commands.pending(conn, run, 1, "rank0")] == [stop.id]
+        assert [row.state for row in commands.mark_delivered(conn, run, 1, [stop.id], NOW + 1)] == ["delivered"]
+        assert commands.mark_delivered(conn, run, 1, [stop.id], NOW + 2) == []
+        assert [row.id for row in commands.pending(conn, run, 1, "rank0")] == [stop.id]
+        seen = commands.answer(conn, run, 1, "rank0", CommandUpdate(stop.id, "acknowledged", NOW + 3), NOW)
+        done = commands.answer(conn, run, 1, "rank0", CommandUpdate(stop.id, "done", NOW + 4, "saved", 12), NOW)
+        late = commands.answer(conn, run, 1, "rank0", CommandUpdate(stop.id, "acknowledged", NOW + 5), NOW)
+        failed = commands.answer(conn, run, 1, "rank0", CommandUpdate(stop.id, "failed", NOW + 6, "no"), NOW)
+        assert commands.answer(conn, run, 1, "rank0", CommandUpdate("none", "done", NOW), NOW) is None
+        assert commands.pending(conn, run, 1, "rank0") == []
         assert [row.id for row in commands.list_commands(conn, run)] == [stop.id]
         assert commands.request(conn, run, "stop", {}, "ann", NOW).id != stop.id
     assert seen is not None
@@ -210,7 +210,7 @@ def test_a_command_done_at_once_was_acknowledged_too(database: Database) -> None
     with database.write() as conn:
         run = started(conn).id
         dump = commands.request(conn, run, "dump", {}, "rule:nan", NOW)
-        row = commands.update(conn, run, CommandUpdate(dump.id, "failed", NOW + 1, "disk full"))
+        row = commands.answer(conn, run, 1, "rank0", CommandUpdate(dump.id, "failed", NOW + 1, "disk full"), NOW)
         with pytest.raises(QueryError):
             commands.request(conn, run, "", {}, "ann", NOW)
     assert row is not None

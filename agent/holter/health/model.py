@@ -57,6 +57,8 @@ class Vitals:
     due_at: float | None  # when the agent promised its next sign of life
     last_step_at: float | None  # a record with a step arrived
     reason: str | None = None  # why it ended, where the agent said so
+    silent: tuple[str, ...] = ()  # of several ranks, those that are late with their sign of life
+    ended: tuple[str, ...] = ()  # of several ranks, those that have said their end
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,11 @@ def block(incident: dict[str, Any], *, of: str = "") -> RenderableType:
     """The whole incident, as the API gives it, with its advice; ``of`` names its run where that is not clear."""
     head = Text.assemble(severity_text(incident["severity"]), "  ", (incident["message"], "bold"))
     parts: list[RenderableType] = [head, Padding(Text(_where(incident, of), style="dim"), (0, 0, 0, 2), expand=False)]
+    parts += [
+        Padding(Text(str(found["text"])), (0, 0, 0, 2), expand=False)
+        for found in (incident.get("flight"), incident.get("stacks"))
+        if found
+    ]
     if incident.get("advice"):
         advice = Table.grid(padding=(0, 1, 0, 0))
         advice.add_row("→", Text(incident["advice"].strip()))

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from holter_server.cli import incidents
 from holter_server.cli.connection import DEFAULT_URL, AsJson, Connection, Run, Token, Url
+from holter_server.cli.incident import show_incident
 from holter_server.cli.screen import (
     ago,
     clock,
@@ -65,23 +66,45 @@ def runs(
         stderr().print(Text(f"There are more: holter runs --limit {limit * 5}", style="dim"))
 
 
-def show(run: Run, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
-    """Everything about one run: incidents with their advice, metrics, config."""
+def show(
+    run: Run,
+    incident_id: Annotated[
+        str | None,
+        typer.Argument(metavar="[INCIDENT]", help="With --incident: the id of one, or the beginning of its id."),
+    ] = None,
+    *,
+    incident: Annotated[
+        bool, typer.Option("--incident", help="Only the newest incident, or INCIDENT: why, where, and what was kept.")
+    ] = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Everything about one run: incidents with their advice, ranks where there are several, metrics, config."""
     connection = Connection(url, token)
     found = connection.run(run)
+    if incident or incident_id is not None:
+        show_incident(connection, found, incident_id, as_json=as_json)
+        return
     metrics = connection.get(f"/runs/{found['id']}/metrics")["metrics"]
     of_run = connection.all("/incidents", "incidents", run=found["id"])
+    ranks = connection.get(f"/runs/{found['id']}/ranks")["ranks"]
     if as_json:
-        print_json({"run": found, "metrics": metrics, "incidents": of_run})
+        print_json({"run": found, "metrics": metrics, "incidents": of_run, "ranks": ranks})
         return
+    exits = [
+        event["text"] for event in connection.get(f"/runs/{found['id']}/events")["events"] if event["kind"] == "exit"
+    ]
     console = stdout()
     console.print(Text(f"{found['project']}/{found['name']}", style="bold"), Text(found["id"], style="dim"))
-    console.print(_facts(found))
+    console.print(_facts(found, exits[-1:]))
     _section("Incidents", None)
-    for incident in reversed(of_run):
-        console.print(Padding(incidents.block(incident), (0, 0, 1, 2), expand=False))
+    for fired in reversed(of_run):
+        console.print(Padding(incidents.block(fired), (0, 0, 1, 2), expand=False))
     if not of_run:
         console.print("  none")
+    if len(ranks) > 1:
+        _section("Ranks", _rank_table(ranks))
     _section("Metrics", _metric_table(metrics) if metrics else None)
     _section("Config", _config_table(found["config"]) if found["config"] else None)
 
@@ -104,7 +127,7 @@ def _progress(run: dict[str, Any]) -> str:
     return f"{step(run['last_step'])}/{step(run['planned_steps'])}"
 
 
-def _facts(run: dict[str, Any]) -> Table:
+def _facts(run: dict[str, Any], ended: list[str]) -> Table:
     facts = Table.grid(padding=(0, 2, 0, 0))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column(overflow="fold")
@@ -117,6 +140,8 @@ def _facts(run: dict[str, Any]) -> Table:
     facts.add_row("step", _progress(run) + (f"   {number(speed)} per second" if speed else ""))
     facts.add_row("started", clock(run["started_at"]))
     facts.add_row("finished" if run["finished_at"] else "last seen", clock(run["finished_at"] or run["last_seen_at"]))
+    for text in ended:
+        facts.add_row("ended", Text(text))
     for name, value in (("group", run["group"]), ("tags", ", ".join(run["tags"])), ("notes", run["notes"])):
         if value:
             facts.add_row(name, Text(value))
@@ -140,6 +165,25 @@ def _flat(config: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
         else:
             rows.append((f"{prefix}{name}", value))
     return rows
+
+
+def _rank_table(ranks: list[dict[str, Any]]) -> Table:
+    numeric = ("step", "behind", "step time", "NaN/Inf", "seen ago")
+    table = plain_table("rank", "state", *numeric, "where", right=numeric, flexible=("where",))
+    for rank in ranks:
+        odd = rank["non_finite"]
+        place = [rank["host"], rank["device"], f"pid {rank['pid']}" if rank["pid"] else ""]
+        table.add_row(
+            rank["writer"],
+            state_text(rank["state"]),
+            step(rank["last_step"]),
+            Text(f"{rank['lag']:,}", style="bold yellow") if rank["lag"] else step(rank["lag"]),
+            "–" if rank["step_time"] is None else f"{number(rank['step_time'])} s",
+            Text(f"{odd:,}", style="bold red") if odd else "–",
+            ago(rank["last_seen_at"]),
+            Text(" · ".join(filter(None, place))),
+        )
+    return table
 
 
 def _metric_table(metrics: list[dict[str, Any]]) -> Table:

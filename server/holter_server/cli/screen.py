@@ -39,6 +39,7 @@ _STATES = {
     "stopped": ("■", "yellow"),
     "lost": ("?", "red"),
     "hung": ("!", "red"),
+    "silent": ("?", "red"),
 }
 _SEVERITIES = {"critical": ("■", "bold red"), "warning": ("▲", "yellow"), "info": ("·", "cyan")}
 _HEALTHS = {"healthy": ("●", "green"), "warning": ("▲", "yellow"), "critical": ("■", "bold red")}

@@ -111,9 +111,16 @@ def metrics(here: Here, id: str) -> Json:
 
 @router.get("/runs/{id}/events", response_model=schemas.EventsAnswer)
 def list_events(here: Here, id: str) -> Json:
-    """What happened: stage changes, alerts, checkpoints, exceptions."""
+    """What happened: stage changes, alerts, checkpoints, exceptions. Flights and stacks in short."""
     rows = here.read(lambda conn: events.list_events(conn, here.run_id(conn, id)))
     return Json({"events": [shapes.event(row) for row in rows]})
+
+
+@router.get("/runs/{id}/events/{event}", response_model=schemas.EventAnswer)
+def show_event(here: Here, id: str, event: str) -> Json:
+    """One event with all of its data: the norms of a flight event, the stacks of a stacks event."""
+    row = here.read(lambda conn: events.get_event(conn, here.run_id(conn, id), event))
+    return Json({"event": shapes.event(row)})
 
 
 @router.get("/projects", response_model=schemas.ProjectsAnswer, tags=["projects"])

@@ -14,6 +14,19 @@ __all__ = ["ENDED", "Failed", "Hung", "Lost"]
 
 ENDED = ("finished", "failed", "stopped")
 Seconds = Annotated[float, Meta(gt=0)]
+NAMED = 8  # ranks named in one sentence
+
+
+def named(writers: tuple[str, ...]) -> str:
+    """The ranks in words.
+
+    >>> named(("rank0", "rank2", "rank3"))
+    'rank0, rank2 and rank3'
+    """
+    shown = list(writers[:NAMED])
+    if len(writers) > NAMED:
+        return f"{', '.join(shown)} and {len(writers) - NAMED} more"
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
 
 
 class SilenceState(State):
@@ -94,8 +107,17 @@ class Lost(Check, frozen=True, kw_only=True):
     def _open(self, vitals: Vitals, progress: Progress, late: float) -> Sign:
         silent = vitals.now - vitals.last_seen_at
         step = "" if progress.step is None else f"; its last step was {progress.step}"
-        text = f"Nothing heard for {number(silent)} s, {number(late)} s later than promised{step}"
-        evidence = {"silent_s": silent, "late_s": late, "grace_s": self.grace, "formula": "now > due + grace"}
+        whom = f" from {named(vitals.silent)}" if vitals.silent else ""
+        others = f"; {named(vitals.ended)} {'has' if len(vitals.ended) == 1 else 'have'} ended" if vitals.ended else ""
+        text = f"Nothing heard{whom} for {number(silent)} s, {number(late)} s later than promised{step}{others}"
+        evidence: dict[str, Any] = {
+            "silent_s": silent,
+            "late_s": late,
+            "grace_s": self.grace,
+            "formula": "now > due + grace",
+        }
+        if vitals.silent:
+            evidence |= {"silent": list(vitals.silent[:NAMED]), "silent_ranks": len(vitals.silent)}
         return Sign("open", "", text, value=late, threshold=self.grace, evidence=evidence)
 
 

@@ -28,7 +28,9 @@ export class Chart {
     this.wide = el("button", { class: "icon-button", "aria-label": "Widen", title: "Widen", "aria-pressed": "false", onclick: () => this.#widen() }, "⤢");
     this.plot = el("div", { class: "plot", role: "img" });
     this.note = el("p", { class: "plot-note muted", hidden: true });
-    this.root = el("figure", { class: "card chart" }, el("figcaption", {}, this.title, this.legend.root, this.wide), this.plot, this.note);
+    this.eachRank = false;
+    this.rankButton = el("button", { class: "ranks-chip", hidden: true, "aria-pressed": "false", title: "Show each rank", onclick: () => this.#showRanks() });
+    this.root = el("figure", { class: "card chart" }, el("figcaption", {}, this.title, this.legend.root, this.rankButton, this.wide), this.plot, this.note);
     this.refetch = () => {
       this.#stale = true;
       this.#fetchSoon();
@@ -78,7 +80,7 @@ export class Chart {
     this.#stale = false;
     this.#waiting = []; // the answer holds them; what arrives from now on is appended to it
     const { x } = this.board;
-    const params = { x, theme: theme(), width: Math.min(BUCKETS, this.plot.clientWidth || BUCKETS), ...this.#window() };
+    const params = { x, theme: theme(), width: Math.min(BUCKETS, this.plot.clientWidth || BUCKETS), ...(this.eachRank ? { ranks: true } : {}), ...this.#window() };
     try {
       const [Plotly, figure] = await Promise.all([loadPlotly(), get(figurePath(this.board.id, this.figure.name), params)]);
       if (!this.#stopped) await this.#draw(Plotly, figure);
@@ -117,6 +119,8 @@ export class Chart {
     Object.assign(layout.yaxis, this.#scale);
     layout.dragmode = touch ? false : "zoom";
     this.meta = layout.meta;
+    this.rankButton.hidden = !(layout.meta.ranks > 1);
+    setText(this.rankButton, `${layout.meta.ranks} ranks`);
     const range = this.#range();
     layout.xaxis.range = range;
     layout.xaxis.autorange = false;
@@ -150,6 +154,12 @@ export class Chart {
     const wide = this.root.classList.toggle("wide");
     this.wide.setAttribute("aria-pressed", String(wide));
     if (this.#drawn) window.Plotly.relayout(this.plot, { height: this.#height, autosize: true });
+    this.refetch();
+  }
+
+  #showRanks() {
+    this.eachRank = !this.eachRank;
+    this.rankButton.setAttribute("aria-pressed", String(this.eachRank));
     this.refetch();
   }
 
@@ -214,7 +224,8 @@ export class Chart {
     let added = 0;
     let missing = false;
     for (const piece of pieces) {
-      const count = append(this.plot.data, this.meta, piece);
+      // A mean over ranks is the service's to make: one rank's point says nothing of it.
+      const count = this.meta.across?.includes(piece.metric) ? null : append(this.plot.data, this.meta, piece);
       if (count === null) missing = true;
       else added += count;
     }

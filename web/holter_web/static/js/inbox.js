@@ -17,6 +17,7 @@ export function incidentsView({ main, live, setTitle }) {
   const head = el("div", { class: "page-head" }, el("h1", {}, "Incidents"), el("div", { class: "filters" }, severity, state));
   fill(main, el("section", { "aria-label": "Incidents" }, head, list));
 
+  const captures = new Map(); // what was unfolded stays drawn
   let asked = 0;
   async function load() {
     const mine = ++asked;
@@ -25,7 +26,7 @@ export function incidentsView({ main, live, setTitle }) {
       if (mine !== asked) return;
       const firing = incidents.filter((incident) => incident.state === "firing" && incident.severity !== "info").length;
       setTitle("Incidents", firing);
-      fill(list, incidents.length ? incidents.map((incident, index) => card(incident, index < 5, refresh)) : nothing());
+      fill(list, incidents.length ? incidents.map((incident, index) => card(incident, index < 5, refresh, captures)) : nothing());
     } catch (error) {
       if (mine === asked) fill(list, notice(error));
     }
@@ -42,9 +43,9 @@ export function incidentsView({ main, live, setTitle }) {
   };
 }
 
-function card(incident, unfolded, changed) {
+function card(incident, unfolded, changed, captures) {
   const run = el("a", { href: `/runs/${encodeURIComponent(incident.run)}` }, incident.run_name || incident.run);
-  return incidentCard(incident, { unfolded: unfolded && incident.state !== "resolved", changed, place: run });
+  return incidentCard(incident, { unfolded: unfolded && incident.state !== "resolved", changed, place: run, captures });
 }
 
 function nothing() {

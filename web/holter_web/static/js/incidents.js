@@ -1,6 +1,7 @@
 // The incidents of a run, worst first: what happened with its numbers, and what to do about it.
 
 import { post } from "./api.js";
+import { captureFolds, sentences } from "./captures.js";
 import { el, fill, setText } from "./dom.js";
 import { flatten } from "./facts.js";
 import { clock, integer, number } from "./format.js";
@@ -12,6 +13,7 @@ const UNFOLDED = matchMedia("(max-width: 640px)").matches ? 1 : 2;
 export class IncidentPanel {
   #incidents = new Map();
   #cards = new Map(); // incident id → {node, text}
+  #captures = new Map(); // what was unfolded stays drawn
 
   constructor() {
     this.title = el("h2");
@@ -50,7 +52,7 @@ export class IncidentPanel {
     const text = JSON.stringify(incident);
     const known = this.#cards.get(incident.id);
     if (known?.text === text) return known.node;
-    const node = incidentCard(incident, { unfolded, changed: (now) => this.apply(now) });
+    const node = incidentCard(incident, { unfolded, changed: (now) => this.apply(now), captures: this.#captures });
     if (known) copyFolds(known.node, node);
     this.#cards.set(incident.id, { node, text });
     return node;
@@ -58,10 +60,9 @@ export class IncidentPanel {
 }
 
 function copyFolds(from, to) {
-  const [before, after] = [from, to].map((card) => [card, ...card.querySelectorAll("details")]);
-  after.forEach((details, index) => {
-    if (before[index]) details.open = before[index].open;
-  });
+  to.open = from.open;
+  const [before, after] = [from, to].map((card) => card.querySelector("details.evidence:not(.capture)"));
+  if (before && after) after.open = before.open;
 }
 
 function worstFirst(a, b) {
@@ -73,13 +74,13 @@ function worstFirst(a, b) {
   );
 }
 
-export function incidentCard(incident, { unfolded = true, changed, place = null }) {
+export function incidentCard(incident, { unfolded = true, changed, place = null, captures = new Map() }) {
   const tone = incident.state === "resolved" ? "quiet" : incident.severity === "info" ? "quiet" : incident.severity;
   const body = el(
     "div",
     { class: "incident-body" },
     incident.advice ? el("p", { class: "advice" }, el("span", { class: "advice-label" }, "What to do"), incident.advice) : null,
-    el("div", { class: "incident-foot" }, facts(incident), evidence(incident), acknowledge(incident, changed)),
+    el("div", { class: "incident-foot" }, facts(incident), evidence(incident), captureFolds(incident, captures), acknowledge(incident, changed)),
   );
   return el(
     "details",
@@ -90,6 +91,7 @@ export function incidentCard(incident, { unfolded = true, changed, place = null 
       el("span", { class: "badge", data: { tone } }, incident.severity),
       el("span", { class: "incident-message" }, incident.message),
       el("span", { class: "incident-where muted" }, place, el("span", {}, where(incident))),
+      sentences(incident),
     ),
     body,
   );
@@ -104,8 +106,8 @@ function where(incident) {
 }
 
 // The numbers that matter on one line; the whole arithmetic folds out of "Evidence".
-function facts({ metric, value, threshold, baseline, rule }) {
-  const pairs = { metric, value: orNull(value), threshold: orNull(threshold), baseline: orNull(baseline), rule };
+function facts({ metric, writer, value, threshold, baseline, rule }) {
+  const pairs = { metric, rank: writer === "rank0" ? null : writer, value: orNull(value), threshold: orNull(threshold), baseline: orNull(baseline), rule };
   return el(
     "dl",
     { class: "pairs" },

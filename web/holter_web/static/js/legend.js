@@ -33,7 +33,9 @@ export class Legend {
   }
 
   #build(latest) {
-    this.#chips = new Map([...latest].map(([name, trace]) => [name, this.#chip(name, trace.meta)]));
+    // A mean over ranks is drawn above its ranks, and so comes after them; in the legend it leads.
+    const lines = [...latest].sort(([, a], [, b]) => Number(isMean(b.meta)) - Number(isMean(a.meta)));
+    this.#chips = new Map(lines.map(([name, trace]) => [name, this.#chip(name, trace.meta)]));
     fill(this.root, [...this.#chips.values()].map((chip) => chip.node));
     this.root.classList.toggle("single", this.#chips.size === 1);
   }
@@ -59,6 +61,8 @@ export class Legend {
     }
   }
 }
+
+const isMean = ({ writer }) => writer.split("/")[0] === "ranks";
 
 function showValue(node, text) {
   setText(node, text);

@@ -10,6 +10,7 @@ import { configPanel } from "./facts.js";
 import { RunHeader } from "./header.js";
 import { IncidentPanel } from "./incidents.js";
 import { notice } from "./notice.js";
+import { RankPanel } from "./ranks.js";
 import { Timeline } from "./timeline.js";
 
 const EVENTS_SHOWN = 500;
@@ -32,11 +33,12 @@ class RunView {
     this.header = new RunHeader(id, (command) => this.trail.show(command));
     this.incidents = new IncidentPanel();
     this.timeline = new Timeline((incident) => this.incidents.reveal(incident));
+    this.ranks = new RankPanel(id);
     this.board = new ChartBoard(id, (incident) => this.incidents.reveal(incident));
     this.events = new EventLog();
     this.facts = el("div", { class: "facts" });
     this.body = el("div", { hidden: true });
-    fill(this.body, this.header.root, this.trail.root, this.incidents.root, this.timeline.root, this.board.root, this.events.root, this.facts);
+    fill(this.body, this.header.root, this.trail.root, this.incidents.root, this.timeline.root, this.ranks.root, this.board.root, this.events.root, this.facts);
     this.root = el("article", { class: "run", "aria-label": "Run" }, this.message, this.body);
     this.reload = throttle(() => this.load(), 2000);
   }
@@ -54,6 +56,7 @@ class RunView {
     clearInterval(this.timer);
     this.reload.cancel();
     this.unsubscribe?.();
+    this.ranks.stop();
     this.board.stop();
   }
 
@@ -76,7 +79,7 @@ class RunView {
       fill(this.facts, configPanel("Config", run.config), configPanel("Environment", run.environment));
       this.show(run);
       this.body.hidden = false;
-      await this.board.load(run);
+      await Promise.all([this.board.load(run), this.ranks.load().catch(() => {})]);
       return true;
     } catch (error) {
       if (!this.#stopped) fill(this.message, notice(error));
@@ -97,9 +100,11 @@ class RunView {
     switch (message.type) {
       case "points":
         this.board.extend(message.series);
+        this.ranks.changed();
         break;
       case "run":
         this.show(message.run);
+        this.ranks.changed();
         break;
       case "incident":
         this.incidents.apply(message.incident);

@@ -1,0 +1,72 @@
+"""Revision 0003 on a database that holds runs: what was known is kept, up and down again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+
+from holter_db import commands
+from holter_db.database import Database
+from holter_db.migrate import MIGRATIONS
+from holter_db.runs import list_ranks
+
+
+@contextmanager
+def migrating(url: str) -> Iterator[tuple[sa.Connection, Config]]:
+    dialect = url.replace("postgresql://", "postgresql+psycopg://", 1)
+    engine = sa.create_engine(dialect)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with engine.begin() as conn:
+        config.attributes["connection"] = conn
+        yield conn, config
+    engine.dispose()
+
+
+OLD = (
+    "INSERT INTO projects VALUES ('p', 1.0)",
+    "INSERT INTO runs (id, project, name, tags, config, environment, state, health, open_critical, open_warning, "
+    "open_info, created_at, started_at, last_seen_at, attempt, position) VALUES ('r', 'p', 'n', '', '{}', '{}', "
+    "'running', 'healthy', 0, 0, 0, 1.0, 1.0, 1.0, 2, 0)",
+    "INSERT INTO attempts (run_id, attempt, key, state, started_at, finished_at) "
+    "VALUES ('r', 1, 'a', 'failed', 1.0, 9.0)",
+    "INSERT INTO attempts (run_id, attempt, key, state, started_at) VALUES ('r', 2, 'b', 'running', 9.0)",
+    *(
+        "INSERT INTO writers (run_id, writer_id, attempt, name, rank, world_size, host, device, pid, last_seq, "
+        f"last_seen_at, dropped) VALUES ('r', {attempt}, {attempt}, 'rank0', 0, 1, 'h', 'cpu', 7, 3, 8.0, 0)"
+        for attempt in (1, 2)
+    ),
+    "INSERT INTO commands (run_id, id, name, args, state, requested_at, requested_by, step, result) "
+    "VALUES ('r', 'c1', 'stop', '{\"why\": \"NaN\"}', 'delivered', 5.5, 'ann', 9007199254740993, 'x')",
+)
+
+
+def test_what_was_known_is_kept_up_and_down_again(blank_url: str) -> None:
+    """Commands go to the newest attempt; a writer has ended as its attempt has; downgrading loses only what is new."""
+    with migrating(blank_url) as (conn, config):
+        command.upgrade(config, "0002")
+        for statement in OLD:
+            conn.execute(sa.text(statement))
+    database = Database.open(blank_url)
+    with database.write() as conn:
+        [row] = commands.list_commands(conn, "r")
+        assert (row.id, row.attempt, row.args, row.state) == ("c1", 2, {"why": "NaN"}, "delivered")
+        assert (row.requested_at, row.step, row.result, row.answers) == (5.5, 9007199254740993, "x", ())
+        ranks = [rank for attempt in (1, 2) for rank in list_ranks(conn, "r", attempt)]
+        assert [(rank.state, rank.finished_at, rank.due_at) for rank in ranks] == [
+            ("failed", 9.0, None),
+            ("running", None, None),
+        ]
+        commands.expire(conn, "r", 3)
+    database.close()
+    with migrating(blank_url) as (conn, config):
+        command.downgrade(config, "0002")
+        rows = conn.execute(sa.text("SELECT id, args, state, requested_at, step FROM commands")).all()
+        assert [tuple(row) for row in rows] == [("c1", '{"why": "NaN"}', "failed", 5.5, 9007199254740993)]
+        assert "due_at" not in {column["name"] for column in sa.inspect(conn).get_columns("writers")}
+        assert "command_answers" not in sa.inspect(conn).get_table_names()
+    Database.open(blank_url).close()
