@@ -77,7 +77,7 @@ def holter_run(tracker: Tracker, case: Case, folder: Path, service: Service, ste
     (service.start if case.up else service.stop)()
     options: dict[str, Any] = {"mode": case.mode, "url": service.url, "steps": steps}
     if case.kill_shipper:  # at a time that differs from run to run: while it starts, sends, waits, moves its cursor
-        options |= {"kill": SHIPPER, "kill_after": random.Random(folder.name).uniform(0.0, 0.6)}
+        options |= {"kill": SHIPPER, "kill_after": random.Random(folder.name).uniform(0.0, 1.5)}
     crashed = peers.measure(tracker, "crash", folder, **options)
     service.start()
     try:
