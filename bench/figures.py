@@ -23,6 +23,10 @@ class Interval:
     low: float
     high: float
 
+    def widened(self, noise: float) -> Interval:
+        """By what a comparison of two equal things shows."""
+        return Interval(self.value, self.low - noise, self.high + noise)
+
     def text(self, unit: str = "", digits: int = 2) -> str:
         return f"{self.value:.{digits}f}{unit} ({self.low:.{digits}f} to {self.high:.{digits}f})"
 
