@@ -236,10 +236,11 @@ class Run:
         for order in receipt.commands:
             self._inbox.receive(order)
         for notice in receipt.incidents:
-            news = notice.id not in self.incidents and notice.state == "firing" and notice.severity != "info"
+            known = self.incidents.get(notice.id)
+            news = notice.state == "firing" and notice.severity != "info"
             self.incidents[notice.id] = notice
-            if news:
-                self._notices.warn(f"incident {notice.id}", f"{notice.severity}: {notice.message}")
+            if news and (known is None or known.severity != notice.severity):
+                self._notices.warn(f"incident {notice.id} {notice.severity}", f"{notice.severity}: {notice.message}")
                 if self._watchers and notice.kind in FLIGHT_KINDS:
                     self._read_flight_for(notice)
 
