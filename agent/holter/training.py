@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from math import isfinite
 from pathlib import Path
@@ -32,6 +34,11 @@ __all__ = ["EndState", "Run", "Severity"]
 
 EndState = Literal["finished", "failed", "stopped"]
 Severity = Literal["info", "warning", "critical"]
+# Incidents about numbers, which norms of gradients and weights may explain.
+FLIGHT_KINDS = frozenset({
+    "non_finite", "spike", "explosion", "divergence", "grad_norm", "vanishing", "limit", "dominance", "dead",
+})  # fmt: skip
+SAME_SICKNESS = 1_000  # steps
 _now = time.time
 KEPT_TEXTS_MAX = 1_000  # values that are no numbers, kept as events
 
@@ -74,6 +81,9 @@ class Run:
         self._facts = facts  # planned steps, configuration, tags: what rules may depend on
         self._rules: str | None = None
         self._sentry: Sentry | None = None
+        self._owed: deque[tuple[tuple[str, ...], Deferred, int, float]] = deque(maxlen=1_000)  # not judged yet
+        self._suspicions: deque[Trigger] = deque()  # for which the flight recorder is to be read, on this thread
+        self._suspected: int | None = None  # the latest sick step
         self._acts = False  # a non-finite value may make the rules stop the training, or have it save
         self._before: tuple[tuple[str, ...], int, float, list[float]] | None = None  # the row before the latest
         self.skip_step = False  # the latest row has a non-finite loss or gradient norm: leave out this update
@@ -226,10 +236,21 @@ class Run:
         for order in receipt.commands:
             self._inbox.receive(order)
         for notice in receipt.incidents:
-            news = notice.id not in self.incidents and notice.state == "firing" and notice.severity != "info"
+            known = self.incidents.get(notice.id)
+            news = notice.state == "firing" and notice.severity != "info"
             self.incidents[notice.id] = notice
-            if news:
-                self._notices.warn(f"incident {notice.id}", f"{notice.severity}: {notice.message}")
+            if news and (known is None or known.severity != notice.severity):
+                self._notices.warn(f"incident {notice.id} {notice.severity}", f"{notice.severity}: {notice.message}")
+                if self._watchers and notice.kind in FLIGHT_KINDS:
+                    self._read_flight_for(notice)
+
+    def _read_flight_for(self, notice: IncidentNotice) -> None:
+        """Unless it was read for these very steps: the ring may have gone on since."""
+        from holter.flight import Trigger  # noqa: PLC0415 - as in watch
+
+        known = self._suspected is not None and notice.step is not None and notice.step <= self._suspected
+        if not known:
+            self._suspicions.append(Trigger("incident", notice.id, notice.rule, notice.step))
 
     # --- the end ----------------------------------------------------------------------------------------------
 
@@ -316,12 +337,17 @@ class Run:
 
     def _look_closer(self, metrics: tuple[str, ...], row: Any, step: int, now: float) -> None:
         """What is to be done on this thread: about a non-finite row, a rule, a command."""
-        if type(row) is list and not isfinite(sum(row)):
-            self._note_non_finite(metrics, row)
-        else:
-            self.skip_step = False
-        if self._acts:
-            self._stand_guard(metrics, row, step, now)
+        self.skip_step = False
+        if type(row) is list:
+            self.skip_step = self._judge(metrics, row, step, now)
+        elif self._acts or self._watchers:
+            self._owed.append((metrics, row, step, now))
+        while self._owed and self._owed[0][1].ready():
+            metrics, late, step_then, then = self._owed.popleft()
+            with contextlib.suppress(RuntimeError):  # the device has failed: the journal says so
+                self._judge(metrics, late.resolve(), step_then, then)
+        while self._suspicions:
+            self.dump_flight(self._suspicions.popleft())
         self._alert = self._acts or self.skip_step
         if self._inbox.waiting:
             self._inbox.carry_out(step)
@@ -330,14 +356,30 @@ class Run:
     def _next_step(self) -> int:
         return self._first_step if self.step is None else self.step + 1
 
-    def _note_non_finite(self, metrics: tuple[str, ...], row: list[float]) -> None:
-        """Set `skip_step` if a value that the training depends on is NaN or infinite (or only the sum was)."""
+    def _judge(self, metrics: tuple[str, ...], row: list[float], step: int, now: float) -> bool:
+        """Whether a value that the training depends on is NaN or infinite; the guard and the flight recorder know."""
+        sick = not isfinite(sum(row)) and self._is_sick(metrics, row)
+        if sick and self._watchers:
+            self._suspect(step)
+        if self._acts:
+            self._stand_guard(metrics, row, step, now)
+        return sick
+
+    def _is_sick(self, metrics: tuple[str, ...], row: list[float]) -> bool:
         from holter.health.roles import TRAINING, role_of  # noqa: PLC0415 - for sick rows only
 
         bad = [name for name, value in zip(metrics, row, strict=True) if not isfinite(value)]
-        self.skip_step = any(role_of(name) in TRAINING for name in bad)
         if bad and self._acts and self._sentry is None:
             self._post_sentry()
+        return any(role_of(name) in TRAINING for name in bad)
+
+    def _suspect(self, step: int) -> None:
+        """Have the flight recorder read at once: an incident's number comes too late for a loop of short steps."""
+        from holter.flight import Trigger  # noqa: PLC0415 - as in watch
+
+        if self._suspected is None or step - self._suspected > SAME_SICKNESS:
+            self._suspicions.append(Trigger("incident", step=step))
+        self._suspected = step
 
     def _post_sentry(self) -> None:
         from holter.guard import Sentry  # noqa: PLC0415 - some 50 ms, once, in a run that is sick
@@ -348,10 +390,8 @@ class Run:
         if self._before is not None:
             self._sentry.observe(*self._before)
 
-    def _stand_guard(self, metrics: tuple[str, ...], row: Any, step: int, now: float) -> None:
+    def _stand_guard(self, metrics: tuple[str, ...], row: list[float], step: int, now: float) -> None:
         """The rules on non-finite values, on this thread: what they want of the training holds within this step."""
-        if isinstance(row, Deferred):
-            return  # the shipper's guard sees it as soon as the device has it
         if self._sentry is not None:
             receipt = self._sentry.observe(metrics, step, now, row)
             if receipt is not None:

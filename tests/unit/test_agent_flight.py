@@ -24,7 +24,7 @@ from holter.flight import Trigger, load
 from holter.records import START, Happened
 from holter.spool import Reader, find_spools
 from holter.testing import Recorder
-from holter.wire import Event, dump_json
+from holter.wire import Event, IncidentNotice, Receipt, dump_json
 
 INCIDENT = Trigger("incident", incident="i1", rule="non_finite", step=9)
 
@@ -97,9 +97,29 @@ class Training:
 
     def dump(self, trigger: Trigger = INCIDENT) -> Event:
         self.run.dump_flight(trigger)
-        (event,) = (event for event in self.run.events if event.kind == "flight")
+        event = self.flights()[-1]
         dump_json(event.data)
         return event
+
+    def flights(self) -> list[Event]:
+        return [event for event in self.run.events if event.kind == "flight"]
+
+
+def test_a_sick_step_is_read_at_once_and_once(tmp_path: Path) -> None:
+    """Before its row is overwritten, and before any rule has a name for it; its incident needs no second reading."""
+    training = Training(tmp_path, flight_recorder=8)
+    training.steps(300, poison=100)
+    (event,) = training.flights()
+    assert event.data["first"]["step"] == 100
+    assert event.data["trigger"] == {"kind": "incident", "incident": None, "rule": None, "step": 100}
+    notice = IncidentNotice("i", "non-finite", "non_finite", "critical", "firing", "loss/first", "NaN", 100)
+    training.run.receive(Receipt(0, incidents=[notice]))
+    training.steps(2)
+    assert len(training.flights()) == 1
+    later = IncidentNotice("j", "limit", "limit", "critical", "firing", "loss/first", "above 5", 1_000)
+    training.run.receive(Receipt(0, incidents=[later]))
+    training.steps(1)
+    assert training.flights()[-1].data["trigger"]["incident"] == "j"
 
 
 @pytest.mark.parametrize("clip", [None, 1.0])
