@@ -212,7 +212,9 @@ class FlightRecorder:
             data["batch"] = {"step": reading.record.steps[row], "ids": ids, "count": count, "fingerprint": fingerprint}
         data["file"] = None if path is None else str(path)
         data["rng"] = None if path is None else self._rng_data(reading, first, path)
-        severity: Any = "critical" if first else "info" if trigger.kind == "command" else "warning"
+        severity: Any = "info" if trigger.kind == "command" else "warning"
+        if first is not None:  # a step that the gradient scaler has left out did no harm
+            severity = "info" if first.left_out else "critical"
         return Event(time.time(), text, "flight", step, severity, data)
 
     def _read(self, next_step: int) -> _Reading:

@@ -365,6 +365,23 @@ def test_mixed_precision_s_own_overflows_are_no_culprits(tmp_path: Path) -> None
     assert "the gradient scaler left that step out; all was finite again at step 2" in sentence(only, first, [], 0)
 
 
+def test_an_overflow_that_the_scaler_left_out_is_no_alarm() -> None:
+    """A real gradient scaler at its first, too large scale."""
+    training = Training(None)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    for step in range(2):
+        training.optimizer.zero_grad()
+        scaler.scale(training.model(training.data()[0]).square().sum() * 1e4).backward()
+        scaler.step(training.optimizer)
+        scaler.update()
+        training.run.log({"lr": 1e-3}, step=step)
+    event = next(event for event in training.run.events if event.kind == "flight") if training.run.events else (
+        training.dump()
+    )  # fmt: skip
+    assert event.severity == "info"
+    assert "the gradient scaler left that step out" in event.text
+
+
 def _record(gradients: list[list[float]], left_out: list[int]) -> Record:
     count = len(gradients)
     return Record(
