@@ -18,7 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def holter_run(tracker: Tracker, case: Case, folder: Path, service: Service, ste
     (service.start if case.up else service.stop)()
     options: dict[str, Any] = {"mode": case.mode, "url": service.url, "steps": steps}
     if case.kill_shipper:  # at a time that differs from run to run: while it starts, sends, waits, moves its cursor
-        options |= {"kill": SHIPPER, "kill_after": random.Random(folder.name).uniform(0.0, 0.6)}
+        options |= {"kill": SHIPPER, "kill_after": random.Random(folder.name).uniform(0.0, 1.5)}
     crashed = peers.measure(tracker, "crash", folder, **options)
     service.start()
     try:
@@ -147,8 +147,14 @@ def peer_run(tracker: Tracker, folder: Path, steps: int) -> Outcome:
     return Outcome(found["lost"], found["doubled"], found["wrong"], crashed["median"])
 
 
-def repeat(runs: int, one: Any, place: Path, name: str) -> Iterator[Outcome]:
+def repeat(
+    runs: int, one: Callable[[Path], Outcome], place: Path, name: str, longest_s: float = float("inf")
+) -> Iterator[Outcome]:
+    """``runs`` outcomes, or fewer once ``longest_s`` seconds are over."""
+    until = time.monotonic() + longest_s
     for index in range(runs):
+        if time.monotonic() > until:
+            return
         folder = place / f"{name.replace(' ', '-')}-{index}"
         try:
             yield one(folder)
@@ -182,7 +188,7 @@ def measure_peers(found: list[Tracker | Absent], options: argparse.Namespace, pl
             continue
         print(f"{peer.name} …", flush=True)
         try:
-            each = repeat(options.peer_runs, lambda f, p=peer: peer_run(p, f, options.steps), place, peer.name)
+            each = repeat(options.peer_runs, lambda f, p=peer: peer_run(p, f, options.steps), place, peer.name, 30.0)
             results[peer.name] = list(each)
         except Failed as error:
             results[peer.name] = Absent(peer.name, str(error))
@@ -231,7 +237,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, help="of each of Holter's cases")
     parser.add_argument("--steps", type=int, default=5000, help="before the pause; 50 more follow")
     peers.add_options(parser)
-    parser.add_argument("--peer-runs", type=int, help="of each peer (3, or 1 with --quick)")
+    parser.add_argument("--peer-runs", type=int, help="of each peer, within 30 s (3, or 1 with --quick)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="all figures")
     options = parser.parse_args()
     options.runs = options.runs or (2 if options.quick else 20)

@@ -3,8 +3,10 @@
     python bench/agent_overhead.py [--peers all --install] [--quick] [--json FILE]
 
 1. `log()` of 8 floats back to back: every call timed on the training thread, fresh processes taking turns.
-2. A loop of steps of 1 ms, with logging and without, in many short blocks in random order: wall time and processor time
-   of the training thread. The loop without logging is timed twice in each turn: their difference is the noise floor.
+2. A loop of steps of 1 ms, with logging and without, in many blocks in random order: wall time and processor time of
+   the training thread. The loop without logging is timed twice in each turn: their difference is the noise floor.
+   What runs beside the training (shipper, service) is stopped while the loop without logging is timed, so that all it
+   takes away is paid by the loop with logging; "alone" stops it there, too: what is left is the thread's own cost.
 3. Import, `init`, and the shipper's memory.
 
 Holter is measured with a service on SQLite in another process, with the service down, and offline.
@@ -45,28 +47,40 @@ from peers import Absent, Failed, Tracker
 import holter
 
 MB = 1e6
-STEPS = 50  # of a block: short, since the speed of a shared machine drifts within a second
 SHIPPER = "holter.shipping"
+LOOPS = {
+    "busy": "Busy: steps of 1 ms of numpy",
+    "alone": "Alone: the same, with everything beside the training thread stopped",
+    "sleep": "Sleep: steps of a sleep of 1 ms",
+}
 ONLINE, DOWN, OFFLINE = "holter, online", "holter, service down", "holter, offline"
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured. ``triples`` of blocks of `STEPS` steps."""
+    """How much is measured."""
 
     rounds: int
     calls: int
     seconds: float  # of one back-to-back loop, at most
-    triples: int
-    peer_triples: int
-    sleep_triples: int
+    loops: dict[str, tuple[int, int]]  # turns and steps of a block, for each kind of loop
+    peer_loops: dict[str, tuple[int, int]]
     starts: int
     inits: int
     age_s: float  # of the training whose shipper is weighed
 
 
-FULL = Effort(3, 20_000, 3.0, 300, 40, 120, 21, 9, 150.0)
-QUICK = Effort(1, 5_000, 1.0, 60, 8, 20, 9, 3, 0.0)
+# Where helpers are stopped and let run, a block is long enough for them to work as they do in an undisturbed training.
+FULL = Effort(
+    3, 20_000, 3.0,
+    {"busy": (40, 500), "alone": (150, 50), "sleep": (15, 500)}, {"busy": (10, 200)},
+    21, 9, 150.0,
+)  # fmt: skip
+QUICK = Effort(
+    1, 5_000, 0.7,
+    {"busy": (6, 200), "alone": (25, 50), "sleep": (3, 200)}, {"busy": (3, 50)},
+    5, 1, 0.0,
+)  # fmt: skip
 
 
 class Bench:
@@ -166,11 +180,9 @@ def measure_loops(bench: Bench, effort: Effort) -> dict[str, dict[str, Any]]:
     for tracker in [*bench.holter, *bench.peers]:
         print(f"{tracker.name}, steps of 1 ms …", flush=True)
         ours = tracker in bench.holter
-        triples = {"busy": effort.triples if ours else effort.peer_triples}
-        if ours:
-            triples["sleep"] = effort.sleep_triples
+        loops = effort.loops if ours else effort.peer_loops
         age = effort.age_s if tracker.name == ONLINE else 0.0
-        measured = bench.measure(tracker, "paced", steps=STEPS, triples=triples, age_s=age)
+        measured = bench.measure(tracker, "paced", loops=loops, age_s=age)
         if measured:
             found[tracker.name] = measured
     return found
@@ -189,43 +201,32 @@ def added(triples: list[dict[str, list[int]]], arm: str, clock: int, steps: int)
 
 def report_loops(found: dict[str, dict[str, Any]]) -> list[Target]:
     targets = []
-    columns = ["tracker", "wall time", "processor time of the thread", "beside it, µs a step", "turns"]
-    for kind, about in (("busy", "of 1 ms of numpy"), ("sleep", "of a sleep of 1 ms")):
+    columns = ["tracker", "wall time", "processor time of the thread", "the same in µs a step", "beside it", "turns"]
+    for kind, about in LOOPS.items():
         rows = []
         for name, measured in found.items():
-            if kind not in measured:
-                continue
-            cells, more = _loop_row(name, kind, measured)
-            rows.append([name, *cells, f"{measured[f'{kind} beside µs']:.1f}", str(len(measured[kind]))])
-            rows.append(["  noise: without, twice", *_noise(kind, measured), "", ""])
-            targets += more
-        print_table(f"A loop of steps {about} with 8 metrics, slower than without (95 % interval)", columns, rows)
+            if kind in measured:
+                of = measured[kind]
+                rows.append([name, *_cells(of, "log"), f"{of['beside_us']:.1f} µs a step", str(len(of["triples"]))])
+                rows.append(["  noise: without, twice", *_cells(of, "again"), "", ""])
+                targets += _loop_targets(name, kind, of) if name.startswith("holter") else []
+        print_table(f"{about}, 8 metrics: slower than without logging (95 % interval)", columns, rows)
     return targets
 
 
-def _loop_row(name: str, kind: str, measured: dict[str, Any]) -> tuple[list[str], list[Target]]:
-    triples = measured[kind]
-    wall, cpu = (slowdown(triples, "log", clock) for clock in (0, 1))
-    told = [("wall time", wall)]
-    if kind == "busy":
-        told.append(("processor time", cpu))
-        cells = [wall.text(" %"), cpu.text(" %")]
-    else:  # a thread that sleeps has hardly any processor time to be compared with
-        cells = [wall.text(" %"), added(triples, "log", 1, measured["steps"]).text(" µs a step")]
-    targets = [
-        Target(f"{name}: {what}, {kind} steps", interval.text(" %"), "≤ 1 %", verdict(interval, 1.0))
-        for what, interval in told
-        if name.startswith("holter")
+def _cells(of: dict[str, Any], arm: str) -> list[str]:
+    wall, cpu = (slowdown(of["triples"], arm, clock).text(" %") for clock in (0, 1))
+    return [wall, cpu, added(of["triples"], arm, 1, of["steps"]).text()]
+
+
+def _loop_targets(name: str, kind: str, of: dict[str, Any]) -> list[Target]:
+    told = {"wall time": slowdown(of["triples"], "log", 0)}
+    if kind != "sleep":  # a thread that sleeps has hardly any processor time to be compared with
+        told["processor time"] = slowdown(of["triples"], "log", 1)
+    return [
+        Target(f"{name}: {what}, {kind}", interval.text(" %"), "≤ 1 %", verdict(interval, 1.0))
+        for what, interval in told.items()
     ]
-    return cells, targets
-
-
-def _noise(kind: str, measured: dict[str, Any]) -> list[str]:
-    triples = measured[kind]
-    cpu = slowdown(triples, "again", 1).text(" %")
-    if kind == "sleep":
-        cpu = added(triples, "again", 1, measured["steps"]).text(" µs a step")
-    return [slowdown(triples, "again", 0).text(" %"), cpu]
 
 
 # --- 3. import, init, memory --------------------------------------------------------------------------------------

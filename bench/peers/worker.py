@@ -101,8 +101,8 @@ class Work:
 class Loop:
     """Blocks of steps, with ``log`` and without. Only a block's inside is timed."""
 
-    def __init__(self, step: Callable[[], None], log: Log, steps: int) -> None:
-        self.step, self.log, self.steps = step, log, steps
+    def __init__(self, step: Callable[[], None], log: Log) -> None:
+        self.step, self.log, self.steps = step, log, 50
         self.rows = [row(step) for step in range(4096)]
         self.logged = 0
 
@@ -128,7 +128,7 @@ class Loop:
 
 class Beside:
     """What the tracker has running beside the training thread. It is stopped while the loop without logging is timed,
-    so that work left over from logging is paid by the loop with logging.
+    so that work left over from logging is paid by the loop with logging. A service on this machine counts as one.
     """
 
     def __init__(self, service: int | None) -> None:
@@ -168,50 +168,56 @@ class Beside:
 
 
 def paced(agent: Agent, options: dict[str, Any]) -> dict[str, Any]:
-    """Triples of blocks (with logging, without, without again), in a random order each, for each kind of step."""
+    """Turns of three blocks (with logging, without, without again), in a random order each, for each kind of loop:
+
+    busy: the step is about 1 ms of numpy. sleep: it is a sleep of 1 ms. alone: as busy, with everything beside the
+    training thread stopped while it logs, too, which leaves the cost of the thread itself.
+    """
     work = Work()
     log = agent.begin()
     began = time.monotonic()
     beside = Beside(options.get("service"))
-    kinds: dict[str, Callable[[], None]] = {"busy": work, "sleep": lambda: time.sleep(0.001)}
-    loop = Loop(work, log, options["steps"])
+    loop = Loop(work, log)
     for arm in ("log", "without", "log", "without"):
         loop.block(arm)
     early = memory(began)
-    result: dict[str, Any] = {"repeats": work.repeats, "steps": options["steps"]}
-    for kind, triples in options["triples"].items():
-        loop.step = kinds[kind]
+    result: dict[str, Any] = {"repeats": work.repeats}
+    for kind, (turns, steps) in options["loops"].items():
+        loop.step, loop.steps = (_sleep if kind == "sleep" else work), steps
         cpu, logged = beside.cpu(), loop.logged
-        result[kind] = list(_triples(loop, beside, triples, random.Random(kind)))
-        beside.let_run()
-        result[f"{kind} beside µs"] = 1e6 * (beside.cpu() - cpu) / max(1, loop.logged - logged)
-    _keep_on(loop, kinds["busy"], began + options.get("age_s", 0.0))
+        triples = list(_turns(loop, beside, turns, alone=kind == "alone"))
+        spent = 1e6 * (beside.cpu() - cpu) / max(1, loop.logged - logged)
+        result[kind] = {"steps": steps, "triples": triples, "beside_us": spent}
+    loop.step = work
+    while time.monotonic() < began + options.get("age_s", 0.0):
+        loop.block("log")
     return result | {"memory": [early, memory(began)], "logged": loop.logged}
 
 
-def _triples(loop: Loop, beside: Beside, triples: int, order: random.Random) -> Iterator[dict[str, tuple[int, int]]]:
-    arms = ["log", "without", "again"]
+def _sleep() -> None:
+    time.sleep(0.001)
+
+
+def _turns(loop: Loop, beside: Beside, turns: int, *, alone: bool) -> Iterator[dict[str, tuple[int, int]]]:
+    arms, order = ["log", "without", "again"], random.Random(turns)
     try:
-        for index in range(triples):
+        for index in range(turns):
             if index % 20 == 0:
                 beside.refresh()
             order.shuffle(arms)
             triple = {}
             for arm in arms:
-                if arm == "log":
+                if arm == "log" and not alone:
                     beside.let_run()
                 else:
                     beside.stop()
                 triple[arm] = loop.block(arm)
             yield triple
+            if alone:  # what was logged is shipped outside of what is timed
+                beside.let_run()
+                time.sleep(0.05)
     finally:
         beside.let_run()
-
-
-def _keep_on(loop: Loop, work: Callable[[], None], until: float) -> None:
-    loop.step = work
-    while time.monotonic() < until:
-        loop.block("log")
 
 
 def memory(began: float) -> dict[str, Any]:
