@@ -109,11 +109,21 @@ def _first_of(record: Record, row: int, recovered_at: int | None) -> First:
         return First("loss", losses[0], record.steps[row], count, of, row, math.nan if value is None else value,
                      **shared)  # fmt: skip
     if count:
-        place = min(np.flatnonzero(bad).tolist(), key=record.backward_order.__getitem__)
+        place = _first_made(record, np.flatnonzero(bad).tolist())
         return First("gradient", record.names[place], record.steps[row], count, of, row, float(gradients[place]),
                      **shared)  # fmt: skip
     value = record.losses[losses[0]][row]
     return First("loss", losses[0], record.steps[row], 0, of, row, math.nan if value is None else value, **shared)
+
+
+def _first_made(record: Record, places: list[int]) -> int:
+    """Of these gradients. A layer's bias and weight are made at once: then it is the weight."""
+    place = min(places, key=record.backward_order.__getitem__)
+    name = record.names[place]
+    weight = f"{name.removesuffix('bias')}weight"
+    if name.endswith("bias") and weight in record.names and record.names.index(weight) in places:
+        return record.names.index(weight)
+    return place
 
 
 def sentence(record: Record, first: First | None, ids: list[str], count: int) -> str:
@@ -133,6 +143,9 @@ def _of_gradient(record: Record, first: First) -> str:
     also = "".join(
         f"; {name} was {_word(record.losses[name][first.row])} in the same step" for name in first.losses[:1]
     )
+    logged = any(values[first.row] is not None for values in record.losses.values())
+    if first.count == first.of and not logged:
+        also = ": it may have come with the loss, which was not logged"
     return f"gradient of {first.name} was the first {how}, at step {first.step} ({_tensors(first)}{also})"
 
 

@@ -117,7 +117,7 @@ class FlightRecorder:
         parameters = self._layers.parameters
         if parameters:
             self.gradient_row(number)
-            Norms.of(parameters, sharded=self._layers.sharded, out=self._weights[number % (self._size + 1)])
+            self._layers.norms(parameters, out=self._weights[number % (self._size + 1)])
         self._note_gradients()
         self._add(_Slot(number, left_out, self._batches, measured=bool(parameters)))
 
@@ -212,7 +212,9 @@ class FlightRecorder:
             data["batch"] = {"step": reading.record.steps[row], "ids": ids, "count": count, "fingerprint": fingerprint}
         data["file"] = None if path is None else str(path)
         data["rng"] = None if path is None else self._rng_data(reading, first, path)
-        severity: Any = "critical" if first else "info" if trigger.kind == "command" else "warning"
+        severity: Any = "info" if trigger.kind == "command" else "warning"
+        if first is not None:  # a step that the gradient scaler has left out did no harm
+            severity = "info" if first.left_out else "critical"
         return Event(time.time(), text, "flight", step, severity, data)
 
     def _read(self, next_step: int) -> _Reading:
@@ -254,10 +256,10 @@ class FlightRecorder:
 
     def _now(self) -> tuple[FloatArray, FloatArray] | None:
         """Norms (1, p) of a step that has not come to its update. None if nothing happened since the latest one."""
-        parameters, sharded = self._layers.parameters, self._layers.sharded
+        parameters = self._layers.parameters
         if not parameters:
             return None
-        weights = _read(Norms.of(parameters, sharded=sharded), len(parameters))
+        weights = _read(self._layers.norms(parameters), len(parameters))
         if self._ahead is not None:  # clipped already: what the gradients were before stands in the ring
             row = self._gradients[self._ahead % (self._size + 1)]
             return row.cpu().double().numpy().reshape(1, -1), weights
@@ -270,7 +272,7 @@ class FlightRecorder:
         if not fresh:
             return None if np.isfinite(weights).all() else (np.full_like(weights, -1.0), weights)
         gradients = [parameter.grad for parameter in parameters]
-        return _read(Norms.of(gradients, sharded=sharded), len(parameters)), weights
+        return _read(self._layers.norms(gradients), len(parameters)), weights
 
     def _with_losses(self, record: Record, batches: list[list[Batch]], failure: str | None) -> _Reading:
         """Add what was logged, and rows for steps whose loss was sick and that came to no update."""

@@ -6,7 +6,7 @@ import contextlib
 import sys
 from typing import Any
 
-from holter.norms import is_sharded
+from holter.norms import Norms, is_sharded
 
 __all__ = ["Layers"]
 
@@ -36,6 +36,7 @@ class Layers:
         self.parameters = [parameter for _, parameter in named]
         self.ids = {id(parameter) for parameter in self.parameters}
         self.sharded = is_sharded(self.parameters, self._model)
+        self.spread = len({parameter.device for parameter in self.parameters}) > 1
         self.device = getattr(self.parameters[0], "device", None) if self.parameters else None
 
     def settle(self) -> None:
@@ -58,6 +59,10 @@ class Layers:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+
+    def norms(self, tensors: list[Any], out: Any = None, absent: Any = None) -> Norms:
+        """Of one tensor for each parameter, or None: see `Norms.of`."""
+        return Norms.of(tensors, sharded=self.sharded, spread=self.spread, out=out, absent=absent)
 
     def backward_order(self) -> list[int]:
         """For each parameter when its gradient is made, (n,): the least comes first.

@@ -22,8 +22,10 @@ class Norms(NamedTuple):
     stacked: Any
 
     @classmethod
-    def of(cls, tensors: list[Any], *, sharded: bool, out: Any = None, absent: Any = None) -> Norms:
-        """Measure ``tensors`` (n,), of which some may be None.
+    def of(
+        cls, tensors: list[Any], *, sharded: bool, spread: bool = False, out: Any = None, absent: Any = None
+    ) -> Norms:
+        """Measure ``tensors`` (n,), of which some may be None. ``spread``: over several devices.
 
         ``out`` (n,) receives the norms, and the scalar ``absent`` where there is no tensor.
         """
@@ -33,15 +35,18 @@ class Norms(NamedTuple):
         if sharded:
             there = [getattr(tensor, "_local_tensor", tensor) for tensor in there]
         with torch.no_grad():
-            each = _measure(torch, there)
-            if out is None or not each:
-                return cls(each, positions, torch.stack(each) if each else torch.zeros(0))
-            if len(each) == len(tensors):
-                return cls(each, positions, torch.stack(_as(each, out), out=out))
-            padded = [absent] * len(tensors)
-            for index, norm in zip(positions, _as(each, out), strict=True):
-                padded[index] = norm
-            torch.stack(padded, out=out)
+            if not there:
+                return cls([], [], torch.zeros(0) if out is None else out.copy_(absent)[:0])
+            each = _measure(torch, there, spread=spread)
+            if len(each) < len(tensors) and out is not None:
+                padded = [absent] * len(tensors)
+                for index, norm in zip(positions, each, strict=True):
+                    padded[index] = _as(norm, out)
+                torch.stack(padded, out=out)
+            elif out is not None:
+                first = each[0]
+                alike = first.dtype == out.dtype and first.device == out.device
+                return cls(each, positions, torch.stack(each if alike else [_as(norm, out) for norm in each], out=out))
             return cls(each, positions, torch.stack(each))
 
     def total(self) -> Any:
@@ -61,24 +66,18 @@ def total_of(norms: Any) -> Any:
         return torch.linalg.vector_norm(norms)
 
 
-def _as(norms: list[Any], out: Any) -> list[Any]:
-    first = norms[0]
-    if first.dtype == out.dtype and first.device == out.device:
-        return norms
-    return [norm.to(out.device, out.dtype, non_blocking=True) for norm in norms]
+def _as(norm: Any, like: Any) -> Any:
+    return norm.to(like.device, like.dtype, non_blocking=True)
 
 
-def _measure(torch: Any, tensors: list[Any]) -> list[Any]:
-    if not tensors:
-        return []
+def _measure(torch: Any, tensors: list[Any], *, spread: bool) -> list[Any]:
     first = tensors[0]
     wide = torch.float64 if first.dtype == torch.float64 else torch.float32  # a sum of float16 squares overflows
-    try:
-        norms = list(torch._foreach_norm(tensors, 2.0, dtype=wide))
-        if len({norm.device for norm in norms}) == 1:
-            return norms
-    except (RuntimeError, NotImplementedError, TypeError):
-        pass  # sparse, complex, or of several widths: one group after the other
+    if not spread:
+        try:
+            return list(torch._foreach_norm(tensors, 2.0, dtype=wide))
+        except (RuntimeError, NotImplementedError, TypeError):
+            pass  # sparse, complex, or of several widths: one after the other
     return _measure_each_kind(torch, tensors, wide)
 
 
@@ -158,5 +157,5 @@ def _by_kind(views: list[Any]) -> list[list[Any]]:
 
 
 def _total(torch: Any, parts: list[Any]) -> Any:
-    norms = _measure(torch, parts)
+    norms = _measure(torch, parts, spread=len(parts) > 1)
     return norms[0] if len(norms) == 1 else total_of(torch.stack([norm.to(norms[0].dtype) for norm in norms]))

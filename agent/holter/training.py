@@ -236,10 +236,11 @@ class Run:
         for order in receipt.commands:
             self._inbox.receive(order)
         for notice in receipt.incidents:
-            news = notice.id not in self.incidents and notice.state == "firing" and notice.severity != "info"
+            known = self.incidents.get(notice.id)
+            news = notice.state == "firing" and notice.severity != "info"
             self.incidents[notice.id] = notice
-            if news:
-                self._notices.warn(f"incident {notice.id}", f"{notice.severity}: {notice.message}")
+            if news and (known is None or known.severity != notice.severity):
+                self._notices.warn(f"incident {notice.id} {notice.severity}", f"{notice.severity}: {notice.message}")
                 if self._watchers and notice.kind in FLIGHT_KINDS:
                     self._read_flight_for(notice)
 
@@ -294,6 +295,10 @@ class Run:
             self.event(reason, "exception", severity="critical", data={"traceback": _traceback(error)})
             self.finish("failed", reason)
 
+    def __reduce__(self) -> tuple[Callable[..., Run], tuple[str, str]]:
+        """In a spawned child there is a stand-in, whose `log` does nothing: the recording is this process's."""
+        return _stand_in, (self.id, self.project)
+
     def abandon(self) -> None:
         """In a forked child (a DataLoader worker): the recording is the parent's, and `log` does nothing here."""
         self._closed, self._usual = True, None
@@ -327,7 +332,7 @@ class Run:
         self._notices.warn("log", f"a call of log was left out: {clean_text(error)} ({type(error).__name__})")
 
     def _record(self, metrics: tuple[str, ...], row: Any, step: int) -> None:
-        now = time.time()
+        now = _now()
         self._journal.points(metrics, step, now, row)
         self.step, self.logged_at = step, now
         if type(row) is list and not self._watchers:
@@ -546,6 +551,15 @@ class Run:
             self._notices.warn(
                 "leftover", f"not everything is shipped; the rest is in {self.directory}: holter sync {self.directory}"
             )
+
+
+def _stand_in(id: str, project: str) -> Run:
+    from holter.memory import MemoryJournal  # noqa: PLC0415 - for children only
+
+    run = Run(id=id, project=project, journal=MemoryJournal(), notices=Notices())
+    run.abandon()
+    run._pid = 0  # so that nobody is told that the run has ended
+    return run
 
 
 def _traceback(error: BaseException) -> str:

@@ -180,7 +180,7 @@ class Watcher:
         out = absent = None
         if self.flight is not None:
             out, absent = self.flight.gradient_row(self._steps), self.flight.absent
-        return Norms.of(gradients, sharded=self._layers.sharded, out=out, absent=absent)
+        return self._layers.norms(gradients, out, absent)
 
     @property
     def _grouped(self) -> bool:

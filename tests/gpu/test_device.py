@@ -35,7 +35,8 @@ def strict() -> Iterator[None]:
 
 def _training(*, fused: bool = False) -> tuple[nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 64)).cuda()
+    with torch.device("cuda"):  # made there: moving it there would wait
+        model = nn.Sequential(nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 64))
     return model, torch.optim.AdamW(model.parameters(), lr=1e-3, fused=fused)
 
 

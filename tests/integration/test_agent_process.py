@@ -341,6 +341,51 @@ for _ in torch.utils.data.DataLoader(Data(), num_workers=2, multiprocessing_cont
     assert service.run.state == "finished"
 
 
+def test_spawned_workers(service: FakeService, tmp_path: Path) -> None:
+    """A dataset that holds the run can be pickled; in the worker the run is silent."""
+    script = tmp_path / "training.py"
+    script.write_text("""
+import holter, torch
+class Data(torch.utils.data.Dataset):
+    def __init__(self, run): self.run = run
+    def __len__(self): return 4
+    def __getitem__(self, index):
+        self.run.log({"loss": -1.0})
+        self.run.event("from the worker")
+        return index
+if __name__ == "__main__":
+    run = holter.init(project="p", id="r1")
+    for step in range(100):
+        run.log({"loss": step / 7}, step=step)
+    for _ in torch.utils.data.DataLoader(Data(run), num_workers=1, multiprocessing_context="spawn"): pass
+""")
+    done = train(f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')", service, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert complete(service)
+    assert service.run.events == []
+    assert len(done.stderr.splitlines()) == 2, done.stderr
+
+
+def test_a_disk_that_takes_no_more(service: FakeService, tmp_path: Path) -> None:
+    """The loop goes on, one line says so, and what the disk took before is whole; here the kernel limits the files."""
+    code = """
+import holter, resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+run = holter.init(project="p", id="r1", mode="offline")
+for step in range(20_000):
+    run.log({"loss": step / 7}, step=step)
+"""
+    done = train(code, service, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("the recording can't be written") == 1
+    assert done.stderr.count("the disk did not take the last") == 1
+    assert len(done.stderr.splitlines()) <= 4, done.stderr
+    sync(tmp_path, service.url)
+    points = service.run.points("loss")
+    assert points == [(step, step / 7) for step in range(len(points))]
+    assert len(points) > 3_000
+
+
 def test_ranks_of_a_launch_are_one_run(service: FakeService, tmp_path: Path) -> None:
     """As torchrun starts them: without an id, both ranks find the same run and attempt."""
     launcher = """

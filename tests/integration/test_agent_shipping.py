@@ -396,6 +396,21 @@ def test_the_machine_is_recorded_beside_the_training(
     assert service.run.points("system/cpu_percent", "rank0/system")
 
 
+def test_a_clock_that_jumps(
+    begin: Callable[..., holter.Run], service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A day back, a year ahead: times are kept as the clock said them, and nothing waits for it."""
+    times = [time.time() + jump for jump in (0.0, -86_400.0, 3.2e7, 1.0)]
+    run = begin()
+    for step, now in enumerate(times):
+        monkeypatch.setattr("holter.training._now", lambda now=now: now)
+        run.log({"loss": step / 7, "lr": 1e-3}, step=step)
+    run.finish()
+    expect(service, 4)
+    blocks = [block for frame in service.run.frames.values() for block in frame.blocks if "loss" in block.metrics]
+    assert [float(moment) for block in blocks for moment in block.time_array()] == times
+
+
 def test_a_folder_that_cannot_be_written(
     begin: Callable[..., holter.Run],
     service: FakeService,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from torch.nn import functional
 from holter.batches import batch_of
 from holter.diagnosis import Record, find_first, sentence
 from holter.flight import Trigger, load
+from holter.records import START, Happened
+from holter.spool import Reader, find_spools
 from holter.testing import Recorder
 from holter.wire import Event, IncidentNotice, Receipt, dump_json
 
@@ -141,10 +145,8 @@ def test_an_overflow_in_the_middle_of_backward(tmp_path: Path, clip: float | Non
     training.model.sick = BackwardOverflow.apply
     training.steps(1)
     event = training.dump()
-    assert event.data["first"] == {"what": "gradient", "name": "blocks.1.weight", "step": 5, "count": 6, "of": 10} or (
-        event.data["first"] == {"what": "gradient", "name": "blocks.1.bias", "step": 5, "count": 6, "of": 10}
-    )
-    assert event.text.startswith("gradient of blocks.1.")
+    assert event.data["first"] == {"what": "gradient", "name": "blocks.1.weight", "step": 5, "count": 6, "of": 10}
+    assert event.text.startswith("gradient of blocks.1.weight was the first")
     assert "at step 5 (6 of 10 tensors); batch: pep_005_0" in event.text
     grad_norm = dict(zip(event.data["layers"], event.data["grad_norm"][5], strict=True))
     assert math.isfinite(grad_norm["head.weight"])
@@ -363,6 +365,23 @@ def test_mixed_precision_s_own_overflows_are_no_culprits(tmp_path: Path) -> None
     assert "the gradient scaler left that step out; all was finite again at step 2" in sentence(only, first, [], 0)
 
 
+def test_an_overflow_that_the_scaler_left_out_is_no_alarm() -> None:
+    """A real gradient scaler at its first, too large scale."""
+    training = Training(None)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    for step in range(2):
+        training.optimizer.zero_grad()
+        scaler.scale(training.model(training.data()[0]).square().sum() * 1e4).backward()
+        scaler.step(training.optimizer)
+        scaler.update()
+        training.run.log({"lr": 1e-3}, step=step)
+    event = next(event for event in training.run.events if event.kind == "flight") if training.run.events else (
+        training.dump()
+    )  # fmt: skip
+    assert event.severity == "info"
+    assert "the gradient scaler left that step out" in event.text
+
+
 def _record(gradients: list[list[float]], left_out: list[int]) -> Record:
     count = len(gradients)
     return Record(
@@ -381,7 +400,7 @@ numbers = st.sampled_from([0.0, 1.0, 3.5, -1.0, math.nan, math.inf])
 @given(st.data())
 def test_whatever_is_named_was_non_finite(data: st.DataObject) -> None:
     """At the step that is named, in the tensor that is named; and nothing is named if all is finite."""
-    rows, names = data.draw(st.integers(0, 6)), ["a", "b", "c"]
+    rows, names = data.draw(st.integers(0, 6)), ["a.weight", "a.bias", "c"]
     shape = st.lists(st.lists(numbers, min_size=3, max_size=3), min_size=rows, max_size=rows)
     record = Record(
         names,
@@ -398,7 +417,8 @@ def test_whatever_is_named_was_non_finite(data: st.DataObject) -> None:
     if first is None:
         assert not any(record.sick(row) for row in range(rows))
     elif first.what == "gradient":
-        assert not math.isfinite(record.gradients[first.step, names.index(first.name)])
+        bad = {name for name, norm in zip(names, record.gradients[first.step], strict=True) if not math.isfinite(norm)}
+        assert first.name in bad
     elif first.what == "weight":
         after = record.weights[first.step + 1 :, names.index(first.name)] if first.by_update else record.weights
         assert not np.isfinite(after).all()
@@ -440,3 +460,40 @@ def test_a_fingerprint_tells_batches_apart() -> None:
     prints = [batch_of(each).fingerprint() for each in (x, same, other, x.reshape(16, 8))]
     assert prints[0] == prints[1]
     assert len({*prints}) == 3
+
+
+SCRIPT = """
+import sys, torch, holter
+run = holter.init(project="p", mode="offline", dir=sys.argv[1])
+model = torch.nn.Linear(3, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+holter.watch(model, optimizer)
+for step in range(5):
+    holter.batch([f"pep_{step}"])
+    optimizer.zero_grad()
+    loss = model(torch.ones(2, 3) * (float("inf") if step == 3 else 1.0)).square().mean()
+    loss.backward()
+    if not torch.isfinite(loss):
+        raise FloatingPointError("the loss is not finite")
+    optimizer.step()
+    holter.log({"loss": loss}, step=step)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_by_an_exception_leaves_its_record(tmp_path: Path) -> None:
+    """Nobody catches it: the interpreter ends, and the event and the file are there."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert "FloatingPointError" in done.stderr
+    (spool,) = (spool for spool in find_spools(tmp_path) if "system" not in spool.start.writer.name)
+    events = [found.event for found, _ in Reader(spool.path).read(START) if isinstance(found, Happened)]
+    flight = next(event for event in events if event.kind == "flight")
+    assert flight.text == (
+        "gradient of weight was the first to be non-finite, at step 3 (2 of 2 tensors: it may have come with the loss, "
+        "which was not logged); batch: pep_3"
+    )
+    assert flight.data["trigger"]["kind"] == "exception"
+    assert load(flight.data["file"]).about["first"]["step"] == 3
+    assert Path(flight.data["file"]).parent == spool.path.parent / "flight" / "rank0"

@@ -21,6 +21,7 @@ __all__ = ["Recording", "is_recording"]
 
 _EVENTS_AT_FIRST = 20  # older ones are not told again
 _NOT_TOLD = ("value",)  # what a `log` call could not take; there may be one for every step
+_LAST_WORD_S = 5.0  # for which a dead training's shipper may still say how it ended
 _CLOCK_SLACK_S = 5.0
 
 
@@ -58,14 +59,15 @@ class Recording:
 
     def looks(self, wanted: Callable[[str], bool], interval: float) -> Iterator[dict[str, Any]]:
         """As of a run at a service, with events in place of incidents; ``interval`` seconds lie between two looks."""
-        last_step, first, was_gone = None, True, False
+        last_step, first = None, True
+        gone_since: float | None = None
         while True:
             gone = self._is_gone()  # asked before reading: what it wrote last is still read
             happened = self._read()
             # Who outlives the training may say how it ended a moment later.
-            given_up = gone and was_gone and not happened
+            gone_since = (gone_since or time.monotonic()) if gone else None
+            given_up = gone_since is not None and time.monotonic() - gone_since >= _LAST_WORD_S and not happened
             state = self._state() or ("lost" if given_up else "running")
-            was_gone = gone
             values = {name: value for name, (_, value) in self._values.items() if wanted(name)}
             step = max((self._values[name][0] for name in values), default=None)
             if first or step != last_step or happened or state != "running":
