@@ -156,10 +156,10 @@ def _sum_up(console: Console, connection: Connection, rows: list[dict[str, Any]]
 
 def _serve_on(console: Console, url: str, plan: Plan) -> None:
     address = (url, "bold cyan underline")
-    console.print(Text.assemble("\nStill serving at ", address, ", Ctrl-C to stop."), soft_wrap=True)
-    console.print(Text(f"Look from another terminal: holter runs --url {url}", style="dim"), soft_wrap=True)
-    console.print(Text(f"What this demo wrote: {plan.folder}", style="dim"), soft_wrap=True)
-    try:
+    try:  # from the first line on, which invites to it
+        console.print(Text.assemble("\nStill serving at ", address, ", Ctrl-C to stop."), soft_wrap=True)
+        console.print(Text(f"Look from another terminal: holter runs --url {url}", style="dim"), soft_wrap=True)
+        console.print(Text(f"What this demo wrote: {plan.folder}", style="dim"), soft_wrap=True)
         threading.Event().wait()
     except KeyboardInterrupt:
         console.print("\nStopped.")
