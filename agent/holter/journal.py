@@ -194,11 +194,6 @@ class MappedJournal:
         with contextlib.suppress(OSError):
             os.close(file)
 
-    @property
-    def bytes_used(self) -> int:
-        """Of the segment that is being written."""
-        return self._offset
-
     # --- what waits
 
     def _queue(self, record: _Queued) -> None:
