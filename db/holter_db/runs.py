@@ -117,6 +117,7 @@ def _first_values(conn: Connection, start: RunStart, run_id: str, now: float) ->
         "planned_steps": start.planned_steps,
         "attempt": 1,
         "position": 0,
+        "folds": 0,
     }
 
 

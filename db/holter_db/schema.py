@@ -14,11 +14,14 @@ from holter_db.types import Double, Json, Lines, Words
 __all__ = [
     "REVISION",
     "attempts",
+    "axes",
     "captures",
+    "chunks",
     "command_answers",
     "commands",
     "deliveries",
     "events",
+    "folds",
     "incidents",
     "metadata",
     "projects",
@@ -34,7 +37,7 @@ __all__ = [
 
 # The newest migration; a test compares it with the migrations folder. Known here so that opening an up-to-date
 # database need not load Alembic.
-REVISION = "0003"
+REVISION = "0004"
 
 metadata = sa.MetaData(
     naming_convention={
@@ -90,6 +93,7 @@ runs = Table(
     Column("planned_steps", BigInteger),
     Column("attempt", Integer, nullable=False),
     Column("position", BigInteger, nullable=False),  # of the newest segment, in the order of commits
+    Column("folds", BigInteger, nullable=False),  # how often segments were folded into chunks
     Index(None, "project", "created_at"),
     Index(None, "created_at"),
     Index(None, "state"),
@@ -147,6 +151,58 @@ segments = Table(
     Column("payload", LargeBinary, nullable=False),
     _run_key(),
     Index(None, "run_id", "position"),
+)
+
+# Which frames the chunks hold: one row a fold, so that a frame that comes again is known when its segment is gone.
+folds = Table(
+    "folds",
+    metadata,
+    _of_run(),
+    Column("writer_id", Integer, primary_key=True, autoincrement=False),
+    Column("first_seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("last_seq", BigInteger, nullable=False),
+    Column("seqs", LargeBinary),  # ascending; NULL: every one from first_seq to last_seq
+    _run_key(),
+)
+
+# Where the points of a chunk lie. Metrics that were logged together share one, so steps and times are stored once.
+# Each column is compressed by `holter_db.codec`; all are in the order of (step, seq, row).
+axes = Table(
+    "axes",
+    metadata,
+    _of_run(),
+    Column("writer_id", Integer, primary_key=True, autoincrement=False),
+    Column("axis", BigInteger, primary_key=True, autoincrement=False),  # counts from 1 within the writer
+    Column("count", BigInteger, nullable=False),
+    Column("first_position", BigInteger, nullable=False),  # least and greatest of its segments' positions
+    Column("last_position", BigInteger, nullable=False),
+    Column("steps", LargeBinary, nullable=False),
+    Column("seqs", LargeBinary, nullable=False),  # of the segment that each point came in
+    Column("rows", LargeBinary, nullable=False),  # its row within that segment
+    Column("positions", LargeBinary, nullable=False),  # that segment's position
+    Column("times", LargeBinary, nullable=False),  # the bits of float64 as int64
+    _run_key(),
+)
+
+# A slice of one series. Chunks of a series overlap only where points came late; `holter_db.merge` mends that.
+chunks = Table(
+    "chunks",
+    metadata,
+    _of_run(),
+    Column("writer_id", Integer, primary_key=True, autoincrement=False),
+    Column("metric", Words, primary_key=True),
+    Column("axis", BigInteger, primary_key=True, autoincrement=False),
+    Column("count", BigInteger, nullable=False),
+    Column("first_step", BigInteger, nullable=False),
+    Column("first_seq", BigInteger, nullable=False),  # of the first point
+    Column("last_step", BigInteger, nullable=False),
+    Column("last_seq", BigInteger, nullable=False),
+    Column("first_time", Double),  # of the first and the last point; NULL where times don't ascend with the steps
+    Column("last_time", Double),
+    Column("coarse", LargeBinary, nullable=False),  # its pyramid in at most 8 cells or so; see `holter_db.cells`
+    Column("cells", LargeBinary),  # in cells of some 512 points; NULL for a small chunk
+    Column("values", LargeBinary),  # NULL once only the pyramid is kept
+    _run_key(),
 )
 
 series = Table(
