@@ -119,6 +119,9 @@ METRICS = (("a",), ("a", "b"), ("b", "c"))
 def histories(draw: st.DrawFn) -> list[Told]:
     """Frames of two writers: mostly ascending steps with gaps, sometimes late ones; seqs in any order, with holes."""
     told: list[Told] = []
+    strides = st.sampled_from(draw(st.sampled_from([[1], [1, 1, 1, 1, 0, 2, 7, 100, -3, -30]])))
+    ticks = st.sampled_from(draw(st.sampled_from([[1.0, 0.25, 0.0, 9.0], [1.0, 0.25, 0.0, 60.0, -5.0]])))
+    logged = draw(st.sampled_from([value, st.sampled_from([math.nan, math.inf])]))
     for writer in ("rank0", "rank1")[: draw(st.integers(1, 2))]:
         step, clock = draw(st.integers(-40, 5)), NOW
         made = []
@@ -126,12 +129,12 @@ def histories(draw: st.DrawFn) -> list[Told]:
             blocks = []
             for metrics in draw(st.lists(st.sampled_from(METRICS), min_size=1, max_size=2)):
                 steps, times, rows = [], [], []
-                for _ in range(draw(st.integers(1, 12))):
-                    step += draw(st.sampled_from([1, 1, 1, 1, 0, 2, 7, 100, -3, -30]))
-                    clock += draw(st.sampled_from([1.0, 0.25, 0.0, 60.0, -5.0]))
+                for _ in range(draw(st.integers(1, 30))):
+                    step += draw(strides)
+                    clock += draw(ticks)
                     steps.append(step)
                     times.append(clock)
-                    rows.append(tuple(draw(value) for _ in metrics))
+                    rows.append(tuple(draw(logged) for _ in metrics))
                 blocks.append((metrics, steps, times, rows))
             made.append(Told(writer, 1 + 2 * number, blocks, ""))
         told += draw(st.permutations(made)) if draw(st.booleans()) else made
@@ -292,7 +295,26 @@ def test_a_view_along_time_keeps_them_too(
     database: Database, told: list[Told], x: str, first: int | None, width: int
 ) -> None:
     """The same on a time axis, also where the clock goes back."""
-    run, oracle = play(database, told)
+    check_along_time(database, *play(database, told), x=x, first=first, width=width)
+
+
+@pytest.mark.parametrize("pace", [0.3, 1.0, 7.7])
+def test_a_view_along_an_even_clock_keeps_them_too(database: Database, pace: float) -> None:
+    """Cells that lie across the edge of a time bucket are read point by point."""
+    values = np.random.default_rng(3).normal(size=200)
+    rows = [(number,) for number in values.tolist()]
+    frames = [
+        Told("rank0", seq, [(("a",), list(range(at, at + 50)), [NOW + pace * step for step in range(at, at + 50)],
+                             rows[at : at + 50])], "finish")
+        for seq, at in enumerate(range(0, 200, 50), 1)
+    ]  # fmt: skip
+    run, oracle = play(database, frames)
+    for width in (3, 7, 20, 33, 60, 90):
+        for first in (None, 31):
+            check_along_time(database, run, oracle, x="relative", first=first, width=width)
+
+
+def check_along_time(database: Database, run: str, oracle: Oracle, *, x: str, first: int | None, width: int) -> None:
     origin = NOW if x == "relative" else 0.0
     low = None if first is None else first + NOW - origin
     with database.read() as conn:
