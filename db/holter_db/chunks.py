@@ -93,7 +93,7 @@ def _level(first_step: int, last_step: int, most: int) -> int:
     return max(0, ((last_step - first_step) // most).bit_length())
 
 
-_META = [chunks.c[name] for name in Chunk.__slots__ if name != "raw"]
+_META = [chunks.c[name] for name in Chunk.__slots__]
 
 
 def list_chunks(
@@ -110,7 +110,7 @@ def list_chunks(
         metrics: of these only; None means all.
         steps: leave out chunks that lie wholly before the first or behind the last of these steps.
     """
-    query = sa.select(*_META, chunks.c["values"].is_not(None).label("raw")).where(chunks.c.run_id.in_(run_ids))
+    query = sa.select(*_META).where(chunks.c.run_id.in_(run_ids))
     if writer_id is not None:
         query = query.where(chunks.c.writer_id == writer_id)
     if metrics is not None:

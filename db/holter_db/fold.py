@@ -7,7 +7,8 @@ a crash in between changes nothing, and a reader sees one or the other.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,12 +71,13 @@ def prepare(conn: Connection, waiting: Pending, up_to: int) -> Fold | None:
     seqs: list[int] = []
     records: list[_Records] = []
     taken = 0
-    for seq, position, points, payload in _segments(conn, waiting, up_to):
-        if seqs and taken + points > VALUES_PER_FOLD:
-            break
-        seqs.append(seq)
-        taken += points
-        records += _records(seq, position, payload)
+    with closing(_segments(conn, waiting, up_to)) as found:
+        for seq, position, points, payload in found:
+            if seqs and taken + points > VALUES_PER_FOLD:
+                break
+            seqs.append(seq)
+            taken += points
+            records += _records(seq, position, payload)
     if not seqs:
         return None
     fold = Fold(waiting.run_id, waiting.writer_id, np.array(seqs), taken)
@@ -170,7 +172,7 @@ def _slices(seqs: list[int]) -> Iterator[list[int]]:
         yield seqs[start : start + SEQS_PER_QUERY]
 
 
-def _segments(conn: Connection, waiting: Pending, up_to: int) -> Iterator[Any]:
+def _segments(conn: Connection, waiting: Pending, up_to: int) -> Generator[Any]:
     query = (
         sa.select(segments.c.seq, segments.c.position, segments.c.points, segments.c.payload)
         .where(
@@ -180,7 +182,8 @@ def _segments(conn: Connection, waiting: Pending, up_to: int) -> Iterator[Any]:
         )
         .order_by(segments.c.seq)
     )
-    yield from conn.execute(query.execution_options(yield_per=64))
+    with conn.execute(query.execution_options(yield_per=64)) as rows:
+        yield from rows
 
 
 # --- segments as columns ----------------------------------------------------------------------------------------

@@ -160,7 +160,7 @@ def commit(conn: Connection, merged: Merged) -> bool:
         chunks.c.metric.in_(merge.metrics),
         chunks.c.axis.in_(merge.axes),
     )
-    there = conn.scalar(sa.select(sa.func.count()).select_from(chunks).where(old, chunks.c["values"].is_not(None)))
+    there = conn.scalar(sa.select(sa.func.count()).select_from(chunks).where(old, chunks.c.raw))
     if there != len(merge.metrics) * len(merge.axes):
         return False
     conn.execute(sa.delete(chunks).where(old))
@@ -176,7 +176,7 @@ def drop_unused_axes(conn: Connection, key: dict[str, Any], numbers: Sequence[in
         chunks.c.run_id == axes.c.run_id,
         chunks.c.writer_id == axes.c.writer_id,
         chunks.c.axis == axes.c.axis,
-        chunks.c["values"].is_not(None),
+        chunks.c.raw,
     )
     conn.execute(sa.delete(axes).where(*this, ~used))
 

@@ -199,6 +199,8 @@ chunks = Table(
     Column("last_seq", BigInteger, nullable=False),
     Column("first_time", Double),  # of the first and the last point; NULL where times don't ascend with the steps
     Column("last_time", Double),
+    # Whether its points are there. Asking that of "values" itself would make SQLite read them: 0.15 ms a row.
+    Column("raw", sa.Boolean, nullable=False),
     Column("coarse", LargeBinary, nullable=False),  # its pyramid in at most 8 cells or so; see `holter_db.cells`
     Column("cells", LargeBinary),  # in cells of some 512 points; NULL for a small chunk
     Column("values", LargeBinary),  # NULL once only the pyramid is kept

@@ -55,6 +55,7 @@ def upgrade() -> None:
         sa.Column("last_seq", sa.BigInteger(), nullable=False),
         sa.Column("first_time", Double(), nullable=True),
         sa.Column("last_time", Double(), nullable=True),
+        sa.Column("raw", sa.Boolean(), nullable=False),
         sa.Column("coarse", sa.LargeBinary(), nullable=False),
         sa.Column("cells", sa.LargeBinary(), nullable=True),
         sa.Column("values", sa.LargeBinary(), nullable=True),
