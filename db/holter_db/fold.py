@@ -23,7 +23,17 @@ from holter_db.codec import pack_ints, unpack_ints
 from holter_db.schema import axes, chunks, folds, runs, segments
 from holter_db.segments import decode_blocks
 
-__all__ = ["Fold", "Pending", "commit", "folded_seqs", "join_folds", "pending", "prepare"]
+__all__ = [
+    "Fold",
+    "Pending",
+    "commit",
+    "foldable_position",
+    "folded_seqs",
+    "insert_chunks",
+    "join_folds",
+    "pending",
+    "prepare",
+]
 
 VALUES_PER_FOLD = 2_000_000  # decoded at a time: some 50 MB
 SEQS_PER_QUERY = 500
@@ -49,6 +59,11 @@ class Fold:
     points: int
     axes: list[dict[str, Any]] = field(default_factory=list)  # numbered from 0: their numbers are given at the commit
     chunks: list[dict[str, Any]] = field(default_factory=list)
+
+
+def foldable_position(conn: Connection, run_id: str) -> int:
+    """The greatest position that the health rules don't need any more as it was shipped."""
+    return conn.scalar(sa.select(runs.c.position).where(runs.c.id == run_id)) or 0
 
 
 def pending(conn: Connection, run_id: str, up_to: int) -> list[Pending]:

@@ -23,7 +23,7 @@ from holter_db.codec import unpack_floats, unpack_ints
 from holter_db.fold import insert_chunks
 from holter_db.schema import axes, chunks, runs
 
-__all__ = ["Merge", "commit", "plan", "prepare"]
+__all__ = ["Merge", "Merged", "commit", "drop_unused_axes", "plan", "prepare"]
 
 VALUES_PER_MERGE = 4_000_000  # decoded at a time: some 100 MB with what is made of them
 FULL = CHUNK_POINTS * 3 // 4  # a chunk of so many points is not written anew for its size alone

@@ -94,6 +94,7 @@ runs = Table(
     Column("attempt", Integer, nullable=False),
     Column("position", BigInteger, nullable=False),  # of the newest segment, in the order of commits
     Column("folds", BigInteger, nullable=False),  # how often segments were folded into chunks
+    Column("compacted", BigInteger, nullable=False),  # everything up to this position lies in full chunks, as it stays
     Index(None, "project", "created_at"),
     Index(None, "created_at"),
     Index(None, "state"),

@@ -17,9 +17,10 @@ _BLOBS = {"axes": ("steps", "seqs", "rows", "positions", "times"), "chunks": ("c
 
 def upgrade() -> None:
     # Not as a batch: SQLite would make the table anew, and dropping `runs` breaks the foreign keys of its rows.
-    op.add_column("runs", sa.Column("folds", sa.BigInteger(), nullable=False, server_default="0"))
-    if op.get_bind().dialect.name == "postgresql":
-        op.alter_column("runs", "folds", server_default=None)
+    for name in ("folds", "compacted"):
+        op.add_column("runs", sa.Column(name, sa.BigInteger(), nullable=False, server_default="0"))
+        if op.get_bind().dialect.name == "postgresql":
+            op.alter_column("runs", name, server_default=None)
     op.create_table(
         "folds",
         sa.Column("run_id", sa.Text(), nullable=False),
@@ -74,4 +75,5 @@ def downgrade() -> None:
             raise RuntimeError("This database holds compacted points, which revision 0003 can't read")
     for name in ("chunks", "axes", "folds"):
         op.drop_table(name)
-    op.drop_column("runs", "folds")
+    for name in ("folds", "compacted"):
+        op.drop_column("runs", name)
