@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from holter.wire import FloatArray, IntArray
-from holter_db.cells import encode_cells, of_points, pack_few
+from holter_db.cell_codec import encode_cells, pack_few
+from holter_db.cells import of_points
 from holter_db.chunks import PYRAMID_FROM, cell_level, coarse_level
 from holter_db.codec import pack_floats, pack_ints
 from holter_db.columns import Points

@@ -11,10 +11,11 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from holter.wire import FloatArray, IntArray
-from holter_db.cells import Cells, decode_cells
+from holter_db.cell_codec import decode_cells
+from holter_db.cells import Cells
 from holter_db.codec import unpack_floats, unpack_ints
 from holter_db.columns import Points
-from holter_db.errors import DatabaseError
+from holter_db.errors import DamagedData
 from holter_db.schema import axes, chunks
 
 __all__ = [
@@ -162,7 +163,7 @@ class ChunkReader:
         """The points of a chunk, or what its pyramid keeps of them; read-only arrays.
 
         Raises:
-            DatabaseError: the chunk is damaged.
+            DamagedData: the chunk is damaged.
         """
         if not chunk.raw:
             return self.cells(chunk).kept()[1]
@@ -179,7 +180,7 @@ class ChunkReader:
         """Its cells of `Chunk.level`; a chunk of less than `PYRAMID_FROM` points has none while it has its points.
 
         Raises:
-            DatabaseError: the chunk is damaged.
+            DamagedData: the chunk is damaged.
         """
         if chunk.key not in self._cells:
             self.fetch(cells=[chunk])
@@ -213,8 +214,8 @@ def _this_axis(chunk: Chunk) -> Sequence[sa.ColumnElement[bool]]:
     return axes.c.run_id == chunk.run_id, axes.c.writer_id == chunk.writer_id, axes.c.axis == chunk.axis
 
 
-def _damaged(chunk: Chunk) -> DatabaseError:
-    return DatabaseError(
+def _damaged(chunk: Chunk) -> DamagedData:
+    return DamagedData(
         f"A chunk of {chunk.metric!r} of run {chunk.run_id!r} is damaged, from step {chunk.first_step} on",
         "Restore the database from a backup.",
     )

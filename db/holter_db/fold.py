@@ -81,7 +81,7 @@ def prepare(conn: Connection, waiting: Pending, up_to: int) -> Fold | None:
     """Compute the fold of a writer's oldest segments, as many as hold `VALUES_PER_FOLD` points; None if there is none.
 
     Raises:
-        DatabaseError: a segment is damaged.
+        DamagedData: a segment is damaged.
     """
     seqs: list[int] = []
     records: list[_Records] = []

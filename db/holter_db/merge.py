@@ -120,7 +120,7 @@ def prepare(conn: Connection, merge: Merge) -> Iterator[Merged]:
     """Compute the new chunks, a part of the metrics at a time.
 
     Raises:
-        DatabaseError: a chunk is damaged.
+        DamagedData: a chunk is damaged.
     """
     here = {"run_id": merge.run_id, "writer_id": merge.writer_id}
     places = _places(conn, here, merge.axes)

@@ -13,7 +13,8 @@ from itertools import groupby
 import numpy as np
 
 from holter.wire import FloatArray, IntArray
-from holter_db.cells import Cells, concatenate, of_points, union, unpack_few
+from holter_db.cell_codec import unpack_few
+from holter_db.cells import Cells, concatenate, of_points, union
 from holter_db.chunks import Chunk, ChunkReader
 from holter_db.columns import Points
 from holter_db.stretches import Stretch

@@ -28,7 +28,7 @@ def iter_batches(conn: Connection, run_id: str, *, values: int = VALUES_PER_WIND
         values: about how many are in memory at a time, where they were logged in the order of their steps.
 
     Raises:
-        DatabaseError: a segment or a chunk is damaged, or was written by a newer version.
+        DamagedData: a segment or a chunk is damaged, or was written by a newer version.
     """
     names = {row.writer_id: row.name for row in conn.execute(_writers(run_id))}
     extents = _extents(conn, run_id)

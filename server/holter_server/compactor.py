@@ -17,7 +17,7 @@ from typing import TypeVar
 from holter_db import compaction, fold, merge
 from holter_db.compaction import Unfolded
 from holter_db.database import Database
-from holter_db.errors import DatabaseError
+from holter_db.errors import DamagedData
 from holter_server.errors import ApiError
 from holter_server.writing import Transaction, WriterThread
 
@@ -93,7 +93,7 @@ class Compactor:
             return
         try:
             work()
-        except DatabaseError as error:
+        except DamagedData as error:
             self._damaged.add(run_id)
             log.error("The points of run %s can't be compacted: %s %s", run_id, error, error.hint)
 
