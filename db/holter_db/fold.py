@@ -22,6 +22,7 @@ from holter_db.chunks import CHUNK_POINTS
 from holter_db.codec import pack_ints, unpack_ints
 from holter_db.schema import axes, chunks, folds, runs, segments
 from holter_db.segments import decode_blocks
+from holter_db.summaries import summarize
 
 __all__ = [
     "Fold",
@@ -115,6 +116,7 @@ def commit(conn: Connection, fold: Fold) -> bool:
     conn.execute(sa.insert(folds), {**key, **_fold_row(fold.seqs)})
     insert_chunks(conn, key, fold.axes, fold.chunks)
     conn.execute(sa.update(runs).where(runs.c.id == fold.run_id).values(folds=locked.folds + 1))
+    summarize(conn, fold.run_id)
     return True
 
 

@@ -14,14 +14,14 @@ from holter.wire import RunFinish, RunStart
 from holter_db.errors import Conflict, NotFound, QueryError
 from holter_db.names import new_id, run_name
 from holter_db.run_rows import LIVE_STATES, AttemptRow, LiveRun, ProjectRow, RunRow, WriterRow, run_row
-from holter_db.run_search import SORT_KEYS, list_runs, resolve_run
+from holter_db.run_search import list_runs, resolve_run
 from holter_db.schema import attempts, projects, runs, writers
+from holter_db.searchable import keep_config, keep_tags
 from holter_db.upsert import insert_new
 from holter_db.writers import ENDS, end_writer, list_ranks, register_attempt, register_writer
 
 __all__ = [
     "LIVE_STATES",
-    "SORT_KEYS",
     "AttemptRow",
     "LiveRun",
     "ProjectRow",
@@ -62,6 +62,9 @@ def start_run(conn: Connection, start: RunStart, now: float) -> RunRow:
     run_id = start.id or _unused_id(conn, now)
     values = _first_values(conn, start, run_id, now)
     created = insert_new(conn, runs, values, key=("id",))
+    if created:
+        keep_config(conn, run_id, start.config)
+        keep_tags(conn, run_id, start.tags)
     row = conn.execute(sa.select(runs).where(runs.c.id == run_id).with_for_update()).mappings().one()
     if row["deleted_at"] is not None:
         raise Conflict(f"Run {run_id!r} was deleted", "Start it under another id.")
@@ -131,12 +134,13 @@ def _reopen(conn: Connection, row: sa.RowMapping, start: RunStart, number: int, 
     said = {"name": start.name, "group": start.group, "notes": start.notes, "planned_steps": start.planned_steps}
     values: dict[str, Any] = {key: value for key, value in said.items() if value is not None}
     values |= {key: value for key, value in (("config", start.config), ("environment", start.environment)) if value}
+    tags = tuple(dict.fromkeys((*row["tags"], *start.tags)))
     conn.execute(
         sa.update(runs)
         .where(runs.c.id == row["id"])
         .values(
             **values,
-            tags=tuple(dict.fromkeys((*row["tags"], *start.tags))),
+            tags=tags,
             state="running",
             state_reason=None,
             finished_at=None,
@@ -147,6 +151,10 @@ def _reopen(conn: Connection, row: sa.RowMapping, start: RunStart, number: int, 
             attempt=number,
         )
     )
+    if start.config:
+        keep_config(conn, row["id"], start.config)
+    if start.tags:
+        keep_tags(conn, row["id"], tags)
 
 
 def finish_run(conn: Connection, run_id: str, finish: RunFinish, now: float) -> RunRow:
@@ -264,6 +272,10 @@ def update_run(
     _locked(conn, run_id)
     if values:
         conn.execute(sa.update(runs).where(runs.c.id == run_id).values(values))
+    if config is not None:
+        keep_config(conn, run_id, config)
+    if tags is not None:
+        keep_tags(conn, run_id, tags)
     return get_run(conn, run_id)
 
 
