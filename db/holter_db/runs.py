@@ -14,7 +14,7 @@ from holter.wire import RunFinish, RunStart
 from holter_db.errors import Conflict, NotFound, QueryError
 from holter_db.names import new_id, run_name
 from holter_db.run_rows import LIVE_STATES, AttemptRow, LiveRun, ProjectRow, RunRow, WriterRow, run_row
-from holter_db.run_search import list_runs, resolve_run
+from holter_db.run_search import list_runs, resolve_run, run_values, search_hint
 from holter_db.schema import attempts, projects, runs, writers
 from holter_db.searchable import keep_config, keep_tags
 from holter_db.upsert import insert_new
@@ -37,6 +37,8 @@ __all__ = [
     "list_writers",
     "live_runs",
     "resolve_run",
+    "run_values",
+    "search_hint",
     "set_state",
     "start_run",
     "touch_run",

@@ -102,9 +102,14 @@ class RunDetailAnswer(Answer):
     run: RunDetail
 
 
+class ListedRun(Run):
+    values: dict[str, Number | str | None]
+
+
 class RunsAnswer(Answer):
-    runs: list[Run]
+    runs: list[ListedRun]
     next: str | None
+    hint: str | None
 
 
 class Project(Answer):

@@ -49,18 +49,39 @@ def list_(
     state: str | None = None,
     health: str | None = None,
     tag: str | None = None,
+    group: str | None = None,
     q: Annotated[str | None, Query(description="text in the id, name, group, notes or a tag")] = None,
-    sort: Annotated[str, Query(description="a field; a leading - sorts from the greatest down")] = "-created_at",
+    filter: Annotated[
+        str | None, Query(description="such as `config.lr < 1e-3 and last(loss) = NaN`; see docs/rest.md")
+    ] = None,
+    sort: Annotated[
+        str,
+        Query(
+            description="a field, config.KEY or last(METRIC); a leading - sorts from the greatest down; NaN comes last"
+        ),
+    ] = "-created_at",
+    values: Annotated[
+        str | None, Query(description="what to add to each run as its `values`: config.lr, last(loss)")
+    ] = None,
     limit: int = 100,
     cursor: str | None = None,
 ) -> Json:
-    """Runs, newest first. `next` is the cursor of the next page, or null."""
-    rows, following = here.read(
-        lambda conn: runs.list_runs(
-            conn, project=project, state=state, health=health, tag=tag, q=q, sort=sort, limit=limit, cursor=cursor
-        )
-    )
-    return Json({"runs": [shapes.run(row) for row in rows], "next": following})
+    """Runs, newest first. `next` is the cursor of the next page, or null.
+
+    `hint` says which config keys and metrics of the filter or the order no run has, where that matters.
+    """
+
+    def page(conn: Connection) -> dict[str, Any]:
+        rows, following = runs.list_runs(
+            conn, project=project, state=state, health=health, tag=tag, group=group, q=q, filter=filter, sort=sort,
+            limit=limit, cursor=cursor,
+        )  # fmt: skip
+        columns = runs.run_values(conn, rows, values) if values is not None else [{} for _ in rows]
+        hint = None if cursor else runs.search_hint(conn, filter=None if rows else filter, sort=sort)
+        listed = [{**shapes.run(row), "values": column} for row, column in zip(rows, columns, strict=True)]
+        return {"runs": listed, "next": following, "hint": hint}
+
+    return Json(here.read(page))
 
 
 @router.get("/runs/{id}", response_model=schemas.RunDetailAnswer)
