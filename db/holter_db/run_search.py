@@ -99,7 +99,7 @@ class _Question:
         self._descending = descending
         self._of_row = [condition(node, "probe") for node in wanted if all(map(of_row, comparisons(node)))]
         self._further = [node for node in wanted if not all(map(of_row, comparisons(node)))]
-        if q:
+        if q and q.strip():
             searched = (runs.c.id, runs.c.name, runs.c.group, runs.c.notes, sa.type_coerce(runs.c.tags, sa.Text))
             self._of_row.append(contains(_one_text(searched), q))
 

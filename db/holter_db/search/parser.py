@@ -178,8 +178,8 @@ class _Parser:
         if operator.text not in _EQUAL and (value is None or (isinstance(value, float) and math.isnan(value))):
             hint = f"Use {left} = {at.text} or {left} != {at.text}"
             raise FilterError(f"nothing is less or greater than {at.text}, and no text is in it", at.position, hint)
-        if operator.text in _TEXTUAL:
-            value = at.text  # also where it looks like a number
+        if operator.text in _TEXTUAL and isinstance(value, float):
+            value = at.text  # it only looks like a number
         positive = operator.text.removeprefix("!")
         compared = Compare(left, cast(Operator, positive), (value,))
         return Not(compared) if operator.text.startswith("!") else compared
