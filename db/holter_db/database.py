@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from holter_db.errors import DatabaseError
 from holter_db.migrate import migrate
+from holter_db.notifications import Listener
 from holter_db.open_errors import explain
 from holter_db.series_cache import SeriesCache
 
@@ -42,7 +43,8 @@ class Database:
             self._reader = _sqlite_engine(url, begin="BEGIN", pool_size=8)
         else:
             self.dialect = "postgresql"
-            self._writer = sa.create_engine(url, pool_size=10, max_overflow=20, pool_pre_ping=True)
+            named = {"application_name": "holter"} if "application_name" not in url.query else {}
+            self._writer = sa.create_engine(url, pool_size=10, max_overflow=20, pool_pre_ping=True, connect_args=named)
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         # Only connections that read may fill the cache: what a writer sees could still be rolled back.
         self._reader = self._reader.execution_options(series_cache=cache)
@@ -95,6 +97,15 @@ class Database:
         """Raise `DatabaseError` unless the database answers."""
         with self.read() as conn:
             conn.execute(sa.text("SELECT 1 FROM runs LIMIT 1"))
+
+    def listen(self) -> Listener:
+        """A new connection that hears what servers on this PostgreSQL announce; SQLite has one server.
+
+        Raises:
+            DatabaseError: PostgreSQL can't be reached.
+        """
+        args, params = self._writer.dialect.create_connect_args(self._writer.url)
+        return Listener(args, params)
 
     def close(self) -> None:
         """Close every connection."""

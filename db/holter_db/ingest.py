@@ -30,6 +30,7 @@ class Appended:
     attempt: int
     late: bool  # the frame belongs to an attempt that is not the run's newest
     dropped: int | None = None  # points that the writer has given up so far, where these have become more
+    position: int = 0  # of the segment; 0: there is none
     batches: list[Batch] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
 
@@ -124,6 +125,7 @@ def append(conn: Connection, run_id: str, frame: Frame, now: float) -> Appended:
         attempt=place.attempt,
         late=late,
         dropped=_dropped(place, frame),
+        position=place.position,
         batches=[_batch(frame.writer, block) for block in blocks],
         events=frame.events,
     )

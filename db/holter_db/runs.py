@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -28,6 +28,7 @@ __all__ = [
     "RunRow",
     "WriterRow",
     "delete_run",
+    "find_runs",
     "finish_run",
     "get_run",
     "list_attempts",
@@ -224,6 +225,12 @@ def get_run(conn: Connection, run_id: str, *, lock: bool = False) -> RunRow:
     if row is None:
         raise NotFound("run", run_id, "`holter runs` lists the runs.")
     return run_row(row)
+
+
+def find_runs(conn: Connection, ids: Collection[str]) -> list[RunRow]:
+    """The runs with these ids, without those that were deleted."""
+    query = sa.select(runs).where(runs.c.id.in_(list(ids)), runs.c.deleted_at.is_(None))
+    return [run_row(row) for row in conn.execute(query).mappings()]
 
 
 def list_attempts(conn: Connection, run_id: str) -> list[AttemptRow]:

@@ -113,7 +113,9 @@ class Pipeline:
             self._begin_attempt(tx, run.id, appended.attempt)
             run = runs.get_run(tx.conn, run.id)
         tx.frames += kept
-        tx.points += sum(batch.values.size for batch in appended.batches)
+        points = sum(batch.values.size for batch in appended.batches)
+        tx.points += points
+        tx.touch(run.id, appended.position, points)
         self._take_answers(tx, run.id, frame, appended.attempt)
         fired = self._judge(tx, run, appended, self._heard(tx, run, frame, appended))
         self._record(tx, run, given_up.noted(run, frame.writer, appended, tx.now))
@@ -279,6 +281,7 @@ class Pipeline:
         return [CommandOrder(row.id, row.name, dict(row.args), row.requested_by) for row in waiting]
 
     def _tell_run(self, tx: Transaction, run_id: str) -> None:
+        tx.touch(run_id)
         if self._heeded():  # nobody looks at most runs most of the time, and a run is a query of its own
             tx.tell(Notice("run", run_id, {"run": shapes.run(runs.get_run(tx.conn, run_id))}))
 

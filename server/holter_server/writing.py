@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from holter_db.database import Connection, Database
 from holter_server.errors import ApiError, Overloaded, api_error
-from holter_server.notices import Notice
+from holter_server.notices import Notice, Touch
 
 __all__ = ["Transaction", "WriterThread"]
 
@@ -35,6 +35,7 @@ class Transaction:
     conn: Connection
     now: float  # seconds, UTC
     notices: list[Notice] = field(default_factory=list)
+    touched: list[Touch] = field(default_factory=list)
     messages: int = 0  # put into the outbox
     frames: int = 0  # kept, duplicates left out
     points: int = 0
@@ -42,6 +43,10 @@ class Transaction:
 
     def tell(self, notice: Notice) -> None:
         self.notices.append(notice)
+
+    def touch(self, run_id: str, position: int = 0, points: int = 0) -> None:
+        """Note that the run has changed; ``position`` and ``points`` of its new segment, if there is one."""
+        self.touched.append(Touch(run_id, position, points))
 
     def on_rollback(self, action: Callable[[], object]) -> None:
         """Have ``action`` called if this transaction does not commit: for state that is kept in memory."""
@@ -75,6 +80,7 @@ class WriterThread:
     Args:
         database: where the jobs write.
         publish: called in the writer thread with the committed transactions, after their callers were answered.
+        announce: called with the transactions of the jobs that succeeded, before they are committed together.
         limit: jobs that may wait; ``limit_bytes``: what their bodies may hold together.
     """
 
@@ -83,12 +89,14 @@ class WriterThread:
         database: Database,
         publish: Callable[[Sequence[Transaction]], None],
         *,
+        announce: Callable[[Connection, Sequence[Transaction]], None] | None = None,
         limit: int = 1000,
         limit_bytes: int = 256_000_000,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
         self._publish = publish
+        self._announce = announce
         self._limit_bytes = limit_bytes
         self._clock = clock
         self._queue: queue.Queue[_Entry[Any] | None] = queue.Queue(maxsize=limit)
@@ -173,6 +181,8 @@ class WriterThread:
             with self._database.write() as conn:
                 for entry in batch:
                     self._attempt(conn, entry, outcome)
+                if self._announce is not None:
+                    self._announce(conn, [transaction for _, transaction, _ in outcome.done])
         except Exception as error:  # noqa: BLE001 - whatever it is, the callers wait for an answer
             for _, transaction, _ in outcome.done:
                 transaction.undo()
@@ -214,6 +224,8 @@ class WriterThread:
             with self._database.write() as conn:
                 transaction = Transaction(conn, self._clock())
                 result = entry.job(transaction)
+                if self._announce is not None:
+                    self._announce(conn, [transaction])
         except Exception as error:  # noqa: BLE001 - as above
             if transaction is not None:
                 transaction.undo()
