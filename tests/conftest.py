@@ -9,8 +9,8 @@ import itertools
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psycopg
@@ -72,13 +72,22 @@ def dialect(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def blank_url(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[str], str]]:
+    """Gives the address of another database of a dialect, one that holds nothing at all."""
+    with ExitStack() as stack:
+
+        def make(dialect: str) -> str:
+            if dialect == "sqlite":
+                return f"sqlite:///{tmp_path / f'blank_{next(_numbers)}.db'}"
+            return stack.enter_context(_created(request.getfixturevalue("postgresql_url"), "template1"))
+
+        yield make
+
+
+@pytest.fixture
+def blank_url(dialect: str, new_url: Callable[[str], str]) -> str:
     """The address of a database that holds nothing at all."""
-    if dialect == "sqlite":
-        yield f"sqlite:///{tmp_path / 'blank.db'}"
-    else:
-        with _created(request.getfixturevalue("postgresql_url"), "template1") as url:
-            yield url
+    return new_url(dialect)
 
 
 @pytest.fixture

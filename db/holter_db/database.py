@@ -18,7 +18,7 @@ from holter_db.notifications import Listener
 from holter_db.open_errors import explain
 from holter_db.series_cache import SeriesCache
 
-__all__ = ["Connection", "Database"]
+__all__ = ["Connection", "Database", "parse_url"]
 
 BUSY_TIMEOUT_MS = 15_000  # another process, such as `holter webhook add`, holds SQLite's write lock only for moments
 CACHE_BYTES = 256 * 2**20
@@ -60,7 +60,7 @@ class Database:
         Raises:
             DatabaseError: with what is in the way and what to do about it.
         """
-        parsed = _parse(url)
+        parsed = parse_url(url)
         database = cls(parsed)
         try:
             with database._writer_connection() as conn:
@@ -71,6 +71,22 @@ class Database:
         except BaseException:
             database.close()
             raise
+        return database
+
+    @classmethod
+    def attach(cls, url: sa.URL) -> Database:
+        """Connect to a database as it is, whatever its tables are.
+
+        Raises:
+            DatabaseError: it can't be reached.
+        """
+        database = cls(url)
+        try:
+            with database._reader.connect() as conn, conn.begin():
+                conn.execute(sa.text("SELECT 1"))
+        except SQLAlchemyError as error:
+            database.close()
+            raise explain(url, error) from error
         return database
 
     @contextmanager
@@ -134,7 +150,12 @@ def _translated() -> Iterator[None]:
         raise DatabaseError(f"The database does not do its work: {cause}", "Try again; see its log.") from error
 
 
-def _parse(url: str) -> sa.URL:
+def parse_url(url: str) -> sa.URL:
+    """The address of a database that Holter can use.
+
+    Raises:
+        DatabaseError: it is none, and what one looks like.
+    """
     try:
         parsed = sa.make_url(url)
     except sa.exc.ArgumentError:
