@@ -93,14 +93,15 @@ def blank_url(dialect: str, new_url: Callable[[str], str]) -> str:
 @pytest.fixture
 def database_url(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The address of a database with Holter's tables and no rows."""
-    if dialect == "sqlite":
-        path = tmp_path / "holter.db"
-        shutil.copyfile(request.getfixturevalue("sqlite_template"), path)
-        yield f"sqlite:///{path}"
-    else:
-        template = request.getfixturevalue("postgresql_template")
-        with _created(request.getfixturevalue("postgresql_url"), template) as url:
-            yield url
+    with _copied(dialect, request, tmp_path) as url:
+        yield url
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def shared_database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The same for all tests of a module, which run once on each database."""
+    with _copied(str(request.param), request, tmp_path_factory.mktemp("shared")) as url:
+        yield url
 
 
 @pytest.fixture
@@ -109,6 +110,18 @@ def database(database_url: str) -> Iterator[Database]:
     opened = Database.open(database_url)
     yield opened
     opened.close()
+
+
+@contextmanager
+def _copied(dialect: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
+    if dialect == "sqlite":
+        path = folder / "holter.db"
+        shutil.copyfile(request.getfixturevalue("sqlite_template"), path)
+        yield f"sqlite:///{path}"
+    else:
+        template = request.getfixturevalue("postgresql_template")
+        with _created(request.getfixturevalue("postgresql_url"), template) as url:
+            yield url
 
 
 @contextmanager

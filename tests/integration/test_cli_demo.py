@@ -50,9 +50,11 @@ def _demo(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str]
         process.stdout.close()
 
 
-def test_a_sick_training_is_shown_with_its_advice_and_reaches_the_webhook(tmp_path: Path, receiver: Any) -> None:
+def test_a_sick_training_is_shown_with_its_advice_and_reaches_the_webhook(
+    tmp_path: Path, blank_url: str, receiver: Any
+) -> None:
     """The page first, the incident with its advice as it fires, a table at the end; --exit ends with status 0."""
-    arguments = ["--recipe", "precursor_x100", "--steps", "400", "--webhook", receiver.url, "--exit"]
+    arguments = ["--recipe", "precursor_x100", "--steps", "400", "--webhook", receiver.url, "--db", blank_url, "--exit"]
     with _demo(tmp_path, *arguments) as (process, _):
         printed, _ = process.communicate()
     assert process.returncode == 0, printed
