@@ -15,6 +15,7 @@ from holter_db.database import Connection, Database
 from holter_db.runs import resolve_run
 from holter_server.announcing import Announcer
 from holter_server.auth import Access
+from holter_server.compactor import Compactor
 from holter_server.engines import Engines
 from holter_server.ingest import Pipeline
 from holter_server.live import Hub
@@ -54,6 +55,7 @@ class Context:
         self.deliverer = Deliverer(self.writer, settings)
         self.peers = PeerFeed(database, self.hub, announcer.server, self.deliverer.wake) if shared else None
         self.watchdog = Watchdog(database, self.writer, self.pipeline, settings.watchdog_interval_s)
+        self.compactor = Compactor(database, self.writer, settings.compact_interval_s)
         self.access = Access(settings, self._verify)
 
     def start(self) -> None:
@@ -61,6 +63,7 @@ class Context:
         self.writer.start()
         self.deliverer.start()
         self.watchdog.start()
+        self.compactor.start()
         if self.peers is not None:
             self.peers.start()
 
@@ -68,6 +71,7 @@ class Context:
         """Stop what makes work first and the writer last, so that everything accepted is committed."""
         if self.peers is not None:
             self.peers.stop()
+        self.compactor.stop()
         self.watchdog.stop()
         self.deliverer.stop()
         self.writer.stop()
