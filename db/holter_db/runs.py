@@ -45,6 +45,7 @@ __all__ = [
 ]
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_IDS_PER_QUERY = 500
 _RATE_SECONDS = 30.0  # time constant of steps_per_second
 
 
@@ -230,8 +231,13 @@ def get_run(conn: Connection, run_id: str, *, lock: bool = False) -> RunRow:
 
 def find_runs(conn: Connection, ids: Collection[str]) -> list[RunRow]:
     """The runs with these ids, without those that were deleted."""
-    query = sa.select(runs).where(runs.c.id.in_(list(ids)), runs.c.deleted_at.is_(None))
-    return [run_row(row) for row in conn.execute(query).mappings()]
+    wanted = sorted(ids)
+    found: list[RunRow] = []
+    for start in range(0, len(wanted), _IDS_PER_QUERY):
+        some = runs.c.id.in_(wanted[start : start + _IDS_PER_QUERY])
+        query = sa.select(runs).where(some, runs.c.deleted_at.is_(None))
+        found += [run_row(row) for row in conn.execute(query).mappings()]
+    return found
 
 
 def list_attempts(conn: Connection, run_id: str) -> list[AttemptRow]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -87,3 +89,14 @@ def test_a_table_that_breaks_this_is_found(columns: list[sa.SchemaItem], fault: 
     Table("runs", tables, Column("id", Text, primary_key=True))
     Table("new", tables, *columns)
     assert any(fault in found for found in faults(tables))
+
+
+def test_the_page_on_scaling_says_for_every_table_where_it_goes() -> None:
+    """Its statements for a distributed PostgreSQL are complete, in the order of the foreign keys."""
+    page = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
+    placed = re.findall(r"SELECT (create_reference_table|create_distributed_table)\('(\w+)'(?:, '(\w+)')?", page)
+    assert {table for how, table, _ in placed if how == "create_reference_table"} == REFERENCE
+    distributed = {table: column for how, table, column in placed if how == "create_distributed_table"}
+    expected = [table for table in metadata.tables.values() if table.name not in {*REFERENCE, "deliveries"}]
+    assert distributed == {table.name: run_of(table) for table in expected}
+    assert next(iter(distributed)) == "runs"
