@@ -146,5 +146,5 @@ class Listener:
 
 
 def _lost(error: Exception) -> DatabaseError:
-    lines = str(error).strip().splitlines()
-    return DatabaseError(f"The live feed has no connection to PostgreSQL: {lines[0] if lines else error!r}")
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return DatabaseError(f"The live feed has no connection to PostgreSQL: {lines[0]}")

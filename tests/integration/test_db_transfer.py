@@ -178,6 +178,25 @@ def test_a_failure_leaves_the_target_as_it_was(database: Database, new_url: Call
     assert not any(rows_of(there).values())
 
 
+def test_ctrl_c_leaves_the_target_as_it_was(
+    database_url: str, dialect: str, new_url: Callable[[str], str], tmp_path: Path
+) -> None:
+    """At the last moment before it would have been kept."""
+    with closing(Database.open(database_url)) as database, database.write() as conn:
+        start_run(conn, wire.RunStart(project="p"), 1.0)
+
+    def interrupt(stage: str, table: str, done: int, total: int) -> None:
+        if (stage, table) == ("check", "writers"):
+            raise KeyboardInterrupt
+
+    there = new_url(OTHER[dialect])
+    with pytest.raises(KeyboardInterrupt):
+        transfer(database_url, there, progress=interrupt)
+    if dialect == "postgresql":
+        assert list(tmp_path.glob("*.db*")) == []
+    assert not any(rows_of(there).values())
+
+
 def test_a_copy_that_reads_back_differently_is_not_kept(
     source: str, dialect: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
