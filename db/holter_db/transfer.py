@@ -18,7 +18,7 @@ from holter_db.database import parse_url
 from holter_db.errors import DatabaseError
 from holter_db.raw_rows import Checksum, RawRows, Row
 from holter_db.schema import REVISION, metadata
-from holter_db.transfer_ends import in_use, pulse, pulse_now, reading, refuse_rows, refuse_same, writing
+from holter_db.transfer_ends import changed, pulse, pulse_now, reading, refuse_rows, refuse_same, writing
 
 __all__ = ["CopiedTable", "Progress", "Transferred", "transfer"]
 
@@ -81,10 +81,10 @@ def transfer(
         tables = [_copy(read, written, table, progress) for table in metadata.sorted_tables]
         for copied in tables:
             _compare(written, copied, progress)
-        changed = pulse_now(here) != before
-        if changed and not snapshot:
-            raise in_use(here)
-    return Transferred(tuple(tables), REVISION, changed)
+        moved_on = pulse_now(here) != before
+        if moved_on and not snapshot:
+            raise changed(here)
+    return Transferred(tuple(tables), REVISION, moved_on)
 
 
 def _copy(source: RawRows, target: RawRows, table: Table, progress: Progress) -> CopiedTable:

@@ -19,8 +19,9 @@ from holter_db.open_errors import explain
 from holter_db.raw_rows import PostgresqlRows, RawRows, SqliteRows
 from holter_db.schema import REVISION, metadata, runs
 
-__all__ = ["in_use", "pulse", "pulse_now", "reading", "refuse_rows", "refuse_same", "writing"]
+__all__ = ["changed", "pulse", "pulse_now", "reading", "refuse_rows", "refuse_same", "writing"]
 
+_NOTHING = "Nothing was copied."
 GONE_AFTER_S = 1.0  # a connection that was closed is listed by PostgreSQL for a moment
 
 
@@ -31,11 +32,11 @@ def reading(url: sa.URL, snapshot: bool) -> Iterator[tuple[Connection, RawRows]]
         if not Path(str(url.database)).is_file():
             raise DatabaseError(f"There is no database at {url.database}", "Name the one that is to be copied.")
         if not snapshot and _opened_by_others(url):
-            raise in_use(url)
+            raise _in_use(url, _STOP_SOURCE)
     with closing(Database.attach(url)) as database, database.read() as conn:
         _check_revision(url, conn)
         if database.dialect == "postgresql" and not snapshot and _services(conn):
-            raise in_use(url)
+            raise _in_use(url, _STOP_SOURCE)
         yield conn, _raw(conn)
 
 
@@ -63,10 +64,18 @@ def pulse_now(url: sa.URL) -> tuple[object, ...]:
         return pulse(conn)
 
 
-def in_use(url: sa.URL) -> DatabaseError:
+def _in_use(url: sa.URL, todo: str) -> DatabaseError:
+    return DatabaseError(f"A service, or another program, has {_name(url)} open", f"{todo} {_NOTHING}")
+
+
+_STOP_SOURCE = "Stop it, as what it takes in from now on would be missing; or copy what is there now with --snapshot."
+_STOP_TARGET = "Stop it first."
+
+
+def changed(url: sa.URL) -> DatabaseError:
+    """The source is not any more what was read of it."""
     return DatabaseError(
-        f"A service works on {_name(url)}: what it takes in from now on would be missing",
-        "Stop it, or copy what is there now with --snapshot. Nothing was copied.",
+        f"Somebody has written to {_name(url)} while it was copied", f"Stop the service that does. {_NOTHING}"
     )
 
 
@@ -83,7 +92,7 @@ def writing(url: sa.URL) -> Iterator[RawRows]:
     Database.open(url.render_as_string(hide_password=False)).close()
     with closing(Database.attach(url)) as database, database.write() as conn:
         if _services(conn):
-            raise DatabaseError(f"A service works on {_name(url)}", "Stop it first. Nothing was copied.")
+            raise _in_use(url, _STOP_TARGET)
         conn.execute(sa.text("SET LOCAL lock_timeout = '10s'"))
         conn.execute(sa.text(f"LOCK TABLE {', '.join(metadata.tables)} IN EXCLUSIVE MODE"))
         yield _raw(conn)
@@ -117,7 +126,7 @@ def _change_journal(conn: sqlite3.Connection, path: Path) -> None:
     try:
         conn.execute("PRAGMA journal_mode = DELETE")
     except sqlite3.OperationalError as error:
-        raise DatabaseError(f"A service works on {path}", "Stop it first. Nothing was copied.") from error
+        raise _in_use(sa.make_url(f"sqlite:///{path}"), _STOP_TARGET) from error
 
 
 def refuse_rows(url: sa.URL, target: RawRows) -> None:
@@ -125,7 +134,7 @@ def refuse_rows(url: sa.URL, target: RawRows) -> None:
     if held:
         raise DatabaseError(
             f"{_name(url)} already holds rows ({', '.join(held)})",
-            "Name an empty database, or delete what this one holds with --replace. Nothing was copied.",
+            "Name an empty database, or delete what this one holds with --replace. " + _NOTHING,
         )
 
 
