@@ -16,10 +16,10 @@ _BLOBS = {"axes": ("steps", "seqs", "rows", "positions", "times"), "chunks": ("c
 
 
 def upgrade() -> None:
-    with op.batch_alter_table("runs") as runs:
-        runs.add_column(sa.Column("folds", sa.BigInteger(), nullable=False, server_default="0"))
-    with op.batch_alter_table("runs") as runs:
-        runs.alter_column("folds", server_default=None)
+    # Not as a batch: SQLite would make the table anew, and dropping `runs` breaks the foreign keys of its rows.
+    op.add_column("runs", sa.Column("folds", sa.BigInteger(), nullable=False, server_default="0"))
+    if op.get_bind().dialect.name == "postgresql":
+        op.alter_column("runs", "folds", server_default=None)
     op.create_table(
         "folds",
         sa.Column("run_id", sa.Text(), nullable=False),
@@ -73,5 +73,4 @@ def downgrade() -> None:
             raise RuntimeError("This database holds compacted points, which revision 0003 can't read")
     for name in ("chunks", "axes", "folds"):
         op.drop_table(name)
-    with op.batch_alter_table("runs") as runs:
-        runs.drop_column("folds")
+    op.drop_column("runs", "folds")
