@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import peers
-from figures import machine, markdown_table, print_targets
+from figures import machine, markdown_table, print_table, print_targets
 from store_databases import homes
 from store_parts import FULL, QUICK, Bench, Effort, Part
 
@@ -87,6 +87,7 @@ def markdown(told: dict[str, Any], parts: list[Part]) -> str:
         markdown_table(["figure", "measured", "target", "verdict"],
                        [[str(cell) for cell in asdict(row).values()] for part in parts for row in part.rows]),
     ]  # fmt: skip
+    lines += ["\n" + markdown_table(*part.table) for part in parts if part.table]
     return "\n".join(lines) + "\n"
 
 
@@ -99,6 +100,9 @@ def main() -> None:
         bench = Bench(Path(name), options.db, make_home, effort)
         parts = [run_part(part, bench, options) for part in PARTS if part in options.only]
     print_targets([row for part in parts for row in part.rows])
+    for part in parts:
+        if part.table:
+            print_table(part.name, *part.table)
     told = {
         "machine": machine(), "began": began, "date": time.strftime("%-d %B %Y", time.gmtime(began)),
         "seconds": time.time() - began, "db": options.db, "quick": options.quick, "effort": asdict(effort),

@@ -17,13 +17,17 @@ from holter_db.database import Database
 __all__ = ["METRICS", "Template", "frame_bodies", "request_head", "store_run"]
 
 SEQ, STEP, TIME = 0x7E57AB1E, 0x5EED_F00D_57E9, 1.2345678901e9  # found again in an encoded frame
+SPIKE = 1e6
 STORED_FRAME_ROWS = 50_000
 COMMIT_POINTS = 4_000_000
 
 
-def curve_block(seed: int, metrics: Sequence[str], first: int, count: int) -> Block:
-    steps = np.arange(first, first + count)
-    return Block.of(metrics, steps, times(seed, first, count), losses(seed, len(metrics), first, count))
+def curve_block(seed: int, metrics: Sequence[str], first: int, count: int, spike: int | None = None) -> Block:
+    """The steps ``first`` … ``first + count - 1`` of a run; at the step ``spike`` the first metric is 1e6."""
+    values = losses(seed, len(metrics), first, count)
+    if spike is not None and first <= spike < first + count:
+        values[spike - first, 0] = SPIKE
+    return Block.of(metrics, np.arange(first, first + count), times(seed, first, count), values)
 
 
 def frame_bodies(seed: int, rows: int, first_seq: int, frames: int, *, zipped: bool) -> list[bytes]:
@@ -93,6 +97,7 @@ def store_run(
     metrics: Sequence[str],
     steps: int,
     *,
+    spike: int | None = None,
     between: Callable[[], object] = lambda: None,
     every: int = 2**62,
 ) -> None:
@@ -109,7 +114,7 @@ def store_run(
     for index in range(0, len(frames), together):
         with database.write() as conn:
             for first in frames[index : index + together]:
-                block = curve_block(seed, metrics, first, min(STORED_FRAME_ROWS, steps - first))
+                block = curve_block(seed, metrics, first, min(STORED_FRAME_ROWS, steps - first), spike)
                 frame = Frame(VERSION, "", "rank0", first // STORED_FRAME_ROWS + 1, [block])
                 ingest.append(conn, run, frame, START)
                 since += block.rows * len(metrics)

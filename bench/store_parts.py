@@ -72,6 +72,7 @@ class Part:
     name: str
     rows: list[Target] = field(default_factory=list)
     raw: dict[str, Any] = field(default_factory=dict)
+    table: tuple[list[str], list[list[str]]] | None = None  # columns and rows of a table of its own
 
     def add(self, *rows: Target) -> None:
         for row in rows:

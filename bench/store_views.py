@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from figures import median_interval
 from peers.data import METRICS
 from store_compaction import can_compact, compact
 from store_databases import Home
-from store_frames import store_run
+from store_frames import SPIKE, store_run
 from store_parts import Bench, Part, at_most, told
 
 from holter_db.database import Database
@@ -54,17 +55,17 @@ def _long_series(bench: Bench, part: Part, points: int, limit: float) -> None:
     state = "" if compacted else ", not compacted"
     asked = {"url": home.url, "run": "long", "metrics": [METRICS[0]], "width": WIDTH, "what": "view",
              "repetitions": bench.effort.first_views}  # fmt: skip
-    view = _ask(asked)
+    view = ask_in_process(asked)
     part.raw[f"view of {points}"] = view | {"stored_s": stored_s, "bytes": home.size().whole}
     part.add(
         at_most(f"first view of {points:,} points at {WIDTH:,} px, in the process{state}", _ms(view["first"]), limit,
                 " ms", digits=1, note=f"; again {_ms(view['again']).value:.1f}; {view['points']:,} points; "
                 f"first in a new process {1000 * view['first_of_process']:.1f}"),
     )  # fmt: skip
-    if view["max"] != view["greatest_in_answer"]:
-        raise SystemExit(f"The view of {points:,} points has lost the greatest one: {view}")
+    if view["greatest_in_answer"] != SPIKE:
+        raise SystemExit(f"The view of {points:,} points has lost the spike of one step: {view}")
     if points == bench.effort.history_points:
-        history = _ask(asked | {"what": "history"})
+        history = ask_in_process(asked | {"what": "history"})
         part.raw[f"history of {points}"] = history
         part.add(at_most(f"full history of {points:,} points, in the process{state}", _ms(history["first"]),
                          HISTORY_MS, " ms", digits=1, note=f"; again {_ms(history['again']).value:.1f}"))  # fmt: skip
@@ -75,13 +76,14 @@ def _store(home: Home, points: int) -> bool:
     """One run with one series, stored past the service in pieces; whether it is compacted."""
     database = Database.open(home.url)
     try:
-        store_run(database, "long", 3, METRICS[:1], points, between=lambda: compact(database, ["long"]), every=PIECE)
+        store_run(database, "long", 3, METRICS[:1], points, spike=int(points * 0.618),
+                  between=lambda: compact(database, ["long"]), every=PIECE)  # fmt: skip
         return compact(database, ["long"])
     finally:
         database.close()
 
 
-def _ask(asked: dict[str, Any]) -> dict[str, Any]:
+def ask_in_process(asked: dict[str, Any]) -> dict[str, Any]:
     worker = Path(__file__).with_name("store_view_worker.py")
     done = subprocess.run([sys.executable, worker, json.dumps(asked)], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -107,13 +109,12 @@ def _comparison(bench: Bench, part: Part) -> None:
         store_run(database, name, seed, COMPARED_METRICS, steps)
     compacted = compact(database, names)
     database.close()
-    body = json.dumps({"runs": names, "metrics": list(COMPARED_METRICS), "width": WIDTH}).encode()
     first, again, parse = [], [], []
     for _ in range(bench.effort.first_views):
         with bench.service(home, "compared") as service:
-            seconds, answer = _post(service.port, body)
+            seconds, answer = compare_over_http(service.port, names, COMPARED_METRICS)
             first.append(seconds)
-            again.append(_post(service.port, body)[0])
+            again.append(compare_over_http(service.port, names, COMPARED_METRICS)[0])
         began = time.perf_counter()
         series = msgspec.json.decode(answer)["series"]
         parse.append(time.perf_counter() - began)
@@ -131,8 +132,9 @@ def _comparison(bench: Bench, part: Part) -> None:
     )
 
 
-def _post(port: int, body: bytes) -> tuple[float, bytes]:
+def compare_over_http(port: int, runs: Sequence[str], metrics: Sequence[str]) -> tuple[float, bytes]:
     """Seconds from the request to the last byte of the answer, and the answer."""
+    body = json.dumps({"runs": list(runs), "metrics": list(metrics), "width": WIDTH}).encode()
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
     began = time.perf_counter()
     connection.request("POST", "/api/v1/series/query", body, {"Content-Type": "application/json"})
