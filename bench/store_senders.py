@@ -94,7 +94,12 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        length = int(self.headers["content-length"])
+        content = self.rfile.read(length)
+        if len(content) < length:  # its sender was killed while it sent: not a message
+            self.close_connection = True
+            return
+        body = json.loads(content)
         with self.server.lock:
             self.server.messages[self.headers["webhook-id"]] = body
             self.server.times[self.headers["webhook-id"]] += 1
