@@ -14,6 +14,7 @@ from holter_db import tokens
 from holter_db.database import Connection, Database
 from holter_db.runs import resolve_run
 from holter_server.auth import Access
+from holter_server.compactor import Compactor
 from holter_server.engines import Engines
 from holter_server.ingest import Pipeline
 from holter_server.live import Hub
@@ -45,6 +46,7 @@ class Context:
         )
         self.deliverer = Deliverer(self.writer, settings)
         self.watchdog = Watchdog(database, self.writer, self.pipeline, settings.watchdog_interval_s)
+        self.compactor = Compactor(database, self.writer, settings.compact_interval_s)
         self.access = Access(settings, self._verify)
 
     def start(self) -> None:
@@ -52,9 +54,11 @@ class Context:
         self.writer.start()
         self.deliverer.start()
         self.watchdog.start()
+        self.compactor.start()
 
     def stop(self) -> None:
         """Stop what makes work first and the writer last, so that everything accepted is committed."""
+        self.compactor.stop()
         self.watchdog.stop()
         self.deliverer.stop()
         self.writer.stop()

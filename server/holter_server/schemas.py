@@ -200,7 +200,15 @@ class EventAnswer(Answer):
     event: Event
 
 
+class Crowded(Answer):
+    """Buckets with more non-finite points than are shown: how many there are, from which step on."""
+
+    steps: list[int]
+    counts: list[int]
+
+
 class Series(Answer):
+    run: str
     metric: str
     writer: str
     rank: int | None
@@ -220,6 +228,10 @@ class Series(Answer):
     positive_infinity: int
     negative_infinity: int
     non_finite: int
+    complete: bool
+    bucket: float | None
+    smoothed: list[Number] | None
+    crowded: Crowded
 
 
 class NonFiniteOfRank(Answer):
@@ -230,6 +242,7 @@ class NonFiniteOfRank(Answer):
 
 
 class SeriesAcrossRanks(Answer):
+    run: str
     metric: str
     attempt: int
     writers: list[str]
@@ -249,16 +262,8 @@ class SeriesAnswer(Answer):
     next: str | None
 
 
-class SeriesOfRun(Series):
-    run: str
-
-
-class SeriesOfRunAcrossRanks(SeriesAcrossRanks):
-    run: str
-
-
 class SeriesOfRunsAnswer(Answer):
-    series: list[SeriesOfRun | SeriesOfRunAcrossRanks]
+    series: list[Series | SeriesAcrossRanks]
 
 
 class Rank(Answer):

@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     watchdog_interval_s: float = Field(
         1.0, gt=0, description="Seconds between two looks at the signs of life of all live runs."
     )
+    compact_interval_s: float = Field(
+        5.0, gt=0, description="Seconds between two looks for points that should be compressed into chunks."
+    )
     live_interval_s: float = Field(
         0.2, gt=0, description="Seconds at least between two batches of messages on one live socket."
     )
