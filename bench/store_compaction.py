@@ -1,57 +1,56 @@
-"""Waiting until everything that is stored has been folded into chunks.
-
-The two ways in which this is asked of Holter stand here alone.
-"""
+"""Having everything that is stored folded into chunks, by the service's own compactor or past a service."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 
 from holter_service import Service
 
+from holter_db import compaction
 from holter_db.database import Database
+from holter_server.compactor import Compactor
+from holter_server.writing import WriterThread
 
-try:
-    from holter_db import fold
-except ImportError:  # a Holter that keeps segments for ever
-    fold = None  # type: ignore[assignment]
+__all__ = ["compact", "segments_waiting", "wait_until_compacted"]
 
-__all__ = ["can_compact", "compact", "unfolded", "wait_until_compacted"]
-
-UNFOLDED = "holter_segments_unfolded"  # a gauge of GET /metrics
 LONGEST_S = 900.0
+QUIET_S = 2.0  # without a page given back: the compactor has done what it will do
 
 
-def can_compact() -> bool:
-    return fold is not None
+def compact(database: Database) -> None:
+    """One round of the service's compactor over a database that no service has open."""
+    writer = WriterThread(database, lambda _: None)
+    writer.start()
+    try:
+        Compactor(database, writer, 1.0).look()
+    finally:
+        writer.stop()
 
 
-def compact(database: Database, runs: Iterable[str]) -> bool:
-    """Fold runs that ended past the service; False where this Holter can't."""
-    if fold is None:
-        return False
-    for run in runs:
-        fold.fold_run(database, run, final=True)
-    return True
+def segments_waiting(service: Service) -> float:
+    """What the service's compactor found at its last look."""
+    return service.gauge("holter_segments_waiting") or 0.0
 
 
-def unfolded(service: Service) -> float | None:
-    """Segments that wait to be folded; None where this Holter has no compactor."""
-    return service.gauge(UNFOLDED)
-
-
-def wait_until_compacted(service: Service) -> bool:
-    """Wait for the service's own compactor. False where there is none.
+def wait_until_compacted(service: Service) -> float:
+    """Seconds until every run that has ended is in full chunks, and free pages are given back.
 
     Raises:
-        SystemExit: it is still not done after a quarter of an hour.
+        SystemExit: that is still not so after a quarter of an hour.
     """
-    until = time.monotonic() + LONGEST_S
-    while (left := unfolded(service)) is not None:
-        if left == 0:
-            return True
-        if time.monotonic() > until:
-            raise SystemExit(f"{left:.0f} segments are still not folded after {LONGEST_S:.0f} s.")
-        time.sleep(0.2)
-    return False
+    began = since = time.monotonic()
+    database = Database.open(service.database)
+    try:
+        last = None
+        while time.monotonic() - since < QUIET_S:
+            with database.read() as conn:
+                left = (len(compaction.unfolded(conn)), len(compaction.ripe(conn, time.time())))
+                state = (*left, *compaction.free_pages(conn))
+            if state != last or any(left):
+                last, since = state, time.monotonic()
+            if since - began > LONGEST_S:
+                raise SystemExit(f"After {LONGEST_S:.0f} s {left[0]} writers and {left[1]} runs still wait.")
+            time.sleep(0.1)
+    finally:
+        database.close()
+    return since - began

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import http.client
-import time
 from collections.abc import Sequence
+from dataclasses import asdict
 
+from figures import Target
 from peers.data import METRICS
 from store_compaction import wait_until_compacted
 from store_databases import Size
 from store_frames import curve_block
-from store_parts import Bench, Part, at_most, told
+from store_parts import Bench, Part, at_most
 
 from holter.wire import FRAME_MEDIA_TYPE, VERSION, Frame, encode_frame
 
@@ -35,31 +36,17 @@ def _case(bench: Bench, part: Part, about: str, metrics: Sequence[str]) -> None:
         run = service.ask("POST", "/runs", {"project": "bench"})["run"]["id"]
         _send_all(service.port, run, metrics, steps)
         service.ask("POST", f"/runs/{run}/finish", {"state": "finished"})
-        began = time.monotonic()
-        compacted = wait_until_compacted(service)
-        waited = time.monotonic() - began
+        waited = wait_until_compacted(service)
     size, points = home.size(), steps * len(metrics)
-    part.add(*_rows(f"disk, {steps:,} steps × {about}", size, points, compacted, waited))
-    part.raw[about] = {"points": points, "whole": size.whole, "free": size.free, "empty": size.empty,
-                       "compacted": compacted, "waited_s": waited}  # fmt: skip
+    part.add(_row(f"disk, {steps:,} steps × {about}, compacted", size, points, waited))
+    part.raw[about] = {"points": points, "waited_s": waited} | asdict(size)
     bench.forget(name)
 
 
-def _rows(figure: str, size: Size, points: int, compacted: bool, waited: float) -> list:
+def _row(figure: str, size: Size, points: int, waited: float) -> Target:
     free = "" if size.free is None else f", of which free pages {size.free / points:.2f}"
-    note = f" a point{free}; an empty database {size.empty / points:.2f}"
-    if not compacted:
-        return [
-            told(
-                f"{figure}, not compacted (this Holter has no compactor)",
-                size.whole / points,
-                " bytes",
-                digits=2,
-                note=note,
-            )
-        ]
-    note += f"; compacted {waited:.1f} s after the end"
-    return [at_most(f"{figure}, compacted", size.whole / points, BYTES_PER_POINT, " bytes", digits=2, note=note)]
+    note = f" a point{free}; an empty database {size.empty / points:.2f}; {waited:.1f} s after the end of the run"
+    return at_most(figure, size.whole / points, BYTES_PER_POINT, " bytes", digits=2, note=note)
 
 
 def _send_all(port: int, run: str, metrics: Sequence[str], steps: int) -> None:

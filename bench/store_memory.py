@@ -9,7 +9,7 @@ import psutil
 import sqlalchemy as sa
 from holter_service import Service
 from peers.data import METRICS
-from store_compaction import can_compact, compact
+from store_compaction import compact
 from store_databases import Home
 from store_frames import Template, store_run
 from store_load import open_loop
@@ -21,7 +21,6 @@ from holter_db.schema import metadata
 MEMORY_MB = 400.0
 LIVE_RUNS = 100
 TEMPLATE_POINTS = 10_000_000  # of the run that is copied; fewer where fewer points are asked for
-UNCOMPACTED_MAX = 50_000_000  # points: without chunks they take twice the disk
 LOOKED_AT = 20  # stored runs
 SAMPLE_S = 0.25
 
@@ -29,8 +28,8 @@ SAMPLE_S = 0.25
 def measure(bench: Bench) -> Part:
     part = Part("memory")
     home = bench.home("memory")
-    stored, compacted = _store(bench, home)
-    about = f"{stored:,} stored points" + ("" if compacted else " (not compacted)")
+    stored = _store(bench, home)
+    about = f"{stored:,} stored points"
     with bench.service(home, "memory") as service:
         part.add(told(f"memory, {about}, nothing going on", _memory(service)[0] / 1e6, " MB"))
         templates = []
@@ -54,7 +53,7 @@ def measure(bench: Bench) -> Part:
         part.add(at_most(f"memory, the same, and {LOOKED_AT} stored runs are looked at", watch.rss / 1e6, MEMORY_MB,
                          " MB", note=f"; {watch.text()}"))  # fmt: skip
         part.raw["looked at"] = watch.raw()
-    part.raw |= {"stored": stored, "compacted": compacted}
+    part.raw["stored"] = stored
     bench.forget("memory")
     return part
 
@@ -62,22 +61,22 @@ def measure(bench: Bench) -> Part:
 # --- many stored points -------------------------------------------------------------------------------------------
 
 
-def _store(bench: Bench, home: Home) -> tuple[int, bool]:
-    """One run's points, and copies of all its rows under other ids; how many points there are, and if compacted."""
-    wanted = bench.effort.stored_points if can_compact() else min(bench.effort.stored_points, UNCOMPACTED_MAX)
+def _store(bench: Bench, home: Home) -> int:
+    """One run's points, compacted, and copies of all its rows under other ids; how many points there are."""
+    wanted = bench.effort.stored_points
     steps = min(TEMPLATE_POINTS, wanted // 2) // len(METRICS)
     copies = wanted // (steps * len(METRICS))
     print(f"  storing {copies:,} runs of {steps * len(METRICS):,} points …", flush=True)
     database = Database.open(home.url)
     try:
         store_run(database, "stored0000", 4, METRICS, steps)
-        compacted = compact(database, ["stored0000"])
+        compact(database)
         for index in range(1, copies):
             with database.write() as conn:
                 copy_run(conn, "stored0000", f"stored{index:04}")
     finally:
         database.close()
-    return copies * steps * len(METRICS), compacted
+    return copies * steps * len(METRICS)
 
 
 def copy_run(conn: Connection, source: str, target: str) -> None:

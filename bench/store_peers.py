@@ -107,7 +107,7 @@ def _holter(bench: Bench, part: Part) -> list[str]:
     names = [f"run{index}" for index in range(50)]
     for seed, name in enumerate(names):
         store_run(database, name, seed, METRICS[:4], steps)
-    compact(database, ["long", *names])
+    compact(database)
     database.close()
     asked = {"url": home.url, "run": "long", "metrics": [METRICS[0]], "width": 1000, "repetitions": 1}
     history, view = (ask_in_process(asked | {"what": what}) for what in ("history", "view"))
@@ -135,7 +135,7 @@ def _holter_ingest(bench: Bench) -> dict[str, Any]:
         counts = {each["name"]: each["count"] for each in service.ask("GET", f"/runs/{run}/metrics")["metrics"]}
         if any(counts.get(name, 0) != found["steps"] for name in METRICS):
             raise SystemExit(f"finish() came back before everything was acknowledged: {counts}, not {found['steps']}")
-        found["compacted"] = wait_until_compacted(service)
+        found["compacted_s"] = wait_until_compacted(service)
     found["bytes_per_point"] = home.size().whole / found["points"]
     shutil.rmtree(folder, ignore_errors=True)
     bench.forget("agent")

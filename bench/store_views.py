@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 from figures import median_interval
 from peers.data import METRICS
-from store_compaction import can_compact, compact
+from store_compaction import compact
 from store_databases import Home
 from store_frames import SPIKE, store_run
-from store_parts import Bench, Part, at_most, told
+from store_parts import Bench, Part, at_most
 
 from holter_db.database import Database
 
@@ -27,17 +27,13 @@ HISTORY_MS = 50.0
 COMPARED_MS = 300.0
 COMPARED_RUNS, COMPARED_METRICS = 50, METRICS[:4]
 PIECE = 10_000_000  # points stored between two compactions, so that the disk holds few of them twice
-UNCOMPACTED_MAX = 5_000_000  # points; without chunks a view decodes all of them
 
 
 def measure(bench: Bench) -> Part:
     part = Part("views")
     small, great = bench.effort.view_points
     for points, limit in zip((small, great), FIRST_VIEW_MS, strict=True):
-        if points > UNCOMPACTED_MAX and not can_compact():
-            part.add(told(f"first view of {points:,} points", "not measured: this Holter has no compactor"))
-        else:
-            _long_series(bench, part, points, limit)
+        _long_series(bench, part, points, limit)
     _comparison(bench, part)
     return part
 
@@ -50,15 +46,14 @@ def _long_series(bench: Bench, part: Part, points: int, limit: float) -> None:
     home = bench.home(name)
     print(f"  storing {points:,} points of one series …", flush=True)
     began = time.monotonic()
-    compacted = _store(home, points)
+    _store(home, points)
     stored_s = time.monotonic() - began
-    state = "" if compacted else ", not compacted"
     asked = {"url": home.url, "run": "long", "metrics": [METRICS[0]], "width": WIDTH, "what": "view",
              "repetitions": bench.effort.first_views}  # fmt: skip
     view = ask_in_process(asked)
     part.raw[f"view of {points}"] = view | {"stored_s": stored_s, "bytes": home.size().whole}
     part.add(
-        at_most(f"first view of {points:,} points at {WIDTH:,} px, in the process{state}", _ms(view["first"]), limit,
+        at_most(f"first view of {points:,} points at {WIDTH:,} px, in the process", _ms(view["first"]), limit,
                 " ms", digits=1, note=f"; again {_ms(view['again']).value:.1f}; {view['points']:,} points; "
                 f"first in a new process {1000 * view['first_of_process']:.1f}"),
     )  # fmt: skip
@@ -67,18 +62,18 @@ def _long_series(bench: Bench, part: Part, points: int, limit: float) -> None:
     if points == bench.effort.history_points:
         history = ask_in_process(asked | {"what": "history"})
         part.raw[f"history of {points}"] = history
-        part.add(at_most(f"full history of {points:,} points, in the process{state}", _ms(history["first"]),
+        part.add(at_most(f"full history of {points:,} points, in the process", _ms(history["first"]),
                          HISTORY_MS, " ms", digits=1, note=f"; again {_ms(history['again']).value:.1f}"))  # fmt: skip
     bench.forget(name)
 
 
-def _store(home: Home, points: int) -> bool:
-    """One run with one series, stored past the service in pieces; whether it is compacted."""
+def _store(home: Home, points: int) -> None:
+    """One run with one series, stored and compacted past the service in pieces."""
     database = Database.open(home.url)
     try:
         store_run(database, "long", 3, METRICS[:1], points, spike=int(points * 0.618),
-                  between=lambda: compact(database, ["long"]), every=PIECE)  # fmt: skip
-        return compact(database, ["long"])
+                  between=lambda: compact(database), every=PIECE)  # fmt: skip
+        compact(database)
     finally:
         database.close()
 
@@ -107,7 +102,7 @@ def _comparison(bench: Bench, part: Part) -> None:
     database = Database.open(home.url)
     for seed, name in enumerate(names):
         store_run(database, name, seed, COMPARED_METRICS, steps)
-    compacted = compact(database, names)
+    compact(database)
     database.close()
     first, again, parse = [], [], []
     for _ in range(bench.effort.first_views):
@@ -121,10 +116,9 @@ def _comparison(bench: Bench, part: Part) -> None:
     assert len(series) == COMPARED_RUNS * len(COMPARED_METRICS), len(series)
     bench.forget("compared")
     points = sum(len(each["values"]) for each in series)
-    part.raw["comparison"] = {"first": first, "again": again, "parse": parse, "bytes": len(answer), "points": points,
-                              "compacted": compacted}  # fmt: skip
+    seconds_of = {"first": first, "again": again, "parse": parse}
+    part.raw["comparison"] = seconds_of | {"bytes": len(answer), "points": points}
     figure = f"{COMPARED_RUNS} runs × {len(COMPARED_METRICS)} metrics × {steps:,} points at {WIDTH:,} px, over HTTP"
-    figure += "" if compacted else ", not compacted"
     note = f"; {points:,} points, {len(answer) / 1e6:.1f} MB; parsing it takes {_ms(parse).value:.0f} ms more"
     part.add(
         at_most(f"{figure}, first after a start", _ms(first), COMPARED_MS, " ms", note=note),
