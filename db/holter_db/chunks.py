@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import sqlalchemy as sa
@@ -34,6 +35,8 @@ PYRAMID_FROM = 4096  # points; a smaller chunk is read as fast as its pyramid wo
 
 _AXES_KEPT = 64
 _Key = tuple[str, int, str, int]
+_Place = tuple[str, int, int]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,11 @@ class Chunk:
     @property
     def key(self) -> _Key:
         return self.run_id, self.writer_id, self.metric, self.axis
+
+    @property
+    def place(self) -> _Place:
+        """Of its axis."""
+        return self.run_id, self.writer_id, self.axis
 
     @property
     def first_key(self) -> tuple[int, int]:
@@ -130,34 +138,53 @@ class ChunkReader:
 
     def __init__(self, conn: Connection) -> None:
         self._conn = conn
-        self._axes: dict[tuple[str, int, int], tuple[IntArray, FloatArray]] = {}
+        self._axes: dict[_Place, tuple[IntArray, FloatArray]] = {}
         self._values: dict[_Key, bytes] = {}
         self._cells: dict[_Key, bytes] = {}
 
     def fetch(self, raw: Iterable[Chunk] = (), cells: Iterable[Chunk] = ()) -> None:
-        """Have the values of some chunks and the cells of others at hand: one query a run."""
-        raw = list(raw)
-        for column, kept, wanted in (
-            (chunks.c["values"], self._values, [chunk for chunk in raw if chunk.raw]),
-            (chunks.c.cells, self._cells, [*cells, *(chunk for chunk in raw if not chunk.raw)]),
-        ):
-            by_run: dict[str, set[_Key]] = defaultdict(set)
-            for chunk in wanted:
-                by_run[chunk.run_id].add(chunk.key)
-            for run_id, keys in by_run.items():
-                kept.update(self._columns(column, run_id, keys))
+        """Have the values and axes of some chunks and the cells of others at hand.
 
-    def _columns(self, column: sa.Column[bytes], run_id: str, keys: set[_Key]) -> Iterator[tuple[_Key, bytes]]:
-        _, writer_ids, metrics, numbers = (set(part) for part in zip(*keys, strict=True))
-        query = sa.select(chunks.c.run_id, chunks.c.writer_id, chunks.c.metric, chunks.c.axis, column).where(
-            chunks.c.run_id == run_id,
-            chunks.c.writer_id.in_(writer_ids),
-            chunks.c.metric.in_(metrics),
-            chunks.c.axis.in_(numbers),
-        )
-        for *key, data in self._conn.execute(query):
-            if tuple(key) in keys and data is not None:
-                yield tuple(key), data
+        One query a column for all the runs of which the same chunks are wanted, as they are when runs are compared.
+        """
+        raw = list(raw)
+        with_values = [chunk for chunk in raw if chunk.raw]
+        of_cells = [*cells, *(chunk for chunk in raw if not chunk.raw)]
+        self._values.update(self._columns(chunks.c["values"], with_values))
+        self._cells.update(self._columns(chunks.c.cells, of_cells))
+        self._fetch_axes({chunk.place for chunk in with_values} - set(self._axes))
+
+    def _columns(self, column: sa.Column[bytes], wanted: Iterable[Chunk]) -> Iterator[tuple[_Key, bytes]]:
+        by_run: dict[str, set[tuple[int, str, int]]] = defaultdict(set)
+        for chunk in wanted:
+            by_run[chunk.run_id].add((chunk.writer_id, chunk.metric, chunk.axis))
+        for run_ids, keys in _alike(by_run):
+            writer_ids, metrics, numbers = (set(part) for part in zip(*keys, strict=True))
+            query = sa.select(chunks.c.run_id, chunks.c.writer_id, chunks.c.metric, chunks.c.axis, column).where(
+                chunks.c.run_id.in_(run_ids),
+                chunks.c.writer_id.in_(writer_ids),
+                chunks.c.metric.in_(metrics),
+                chunks.c.axis.in_(numbers),
+            )
+            for run_id, *key, data in self._conn.execute(query):
+                if tuple(key) in keys and data is not None:
+                    yield (run_id, *key), data
+
+    def _fetch_axes(self, places: set[_Place]) -> None:
+        by_run: dict[str, set[tuple[int, int]]] = defaultdict(set)
+        for run_id, *place in places:
+            by_run[run_id].add((place[0], place[1]))
+        if len(places) > _AXES_KEPT:  # they are read when their turn comes, and let go again
+            return
+        columns = (axes.c.run_id, axes.c.writer_id, axes.c.axis, axes.c.steps, axes.c.times)
+        for run_ids, keys in _alike(by_run):
+            writer_ids, numbers = (set(part) for part in zip(*keys, strict=True))
+            query = sa.select(*columns).where(
+                axes.c.run_id.in_(run_ids), axes.c.writer_id.in_(writer_ids), axes.c.axis.in_(numbers)
+            )
+            for run_id, writer_id, axis, steps, times in self._conn.execute(query):
+                if (writer_id, axis) in keys:
+                    self._keep_axis((run_id, writer_id, axis), steps, times)
 
     def points(self, chunk: Chunk) -> Points:
         """The points of a chunk, or what its pyramid keeps of them; read-only arrays.
@@ -195,19 +222,29 @@ class ChunkReader:
         return unpack_ints(self._conn.execute(query).scalar_one())
 
     def _axis(self, chunk: Chunk) -> tuple[IntArray, FloatArray]:
-        key = (chunk.run_id, chunk.writer_id, chunk.axis)
-        found = self._axes.get(key)
-        if found is None:
+        if chunk.place not in self._axes:
             row = self._conn.execute(sa.select(axes.c.steps, axes.c.times).where(*_this_axis(chunk))).one_or_none()
             if row is None:
                 raise _damaged(chunk)
-            found = unpack_ints(row.steps), unpack_ints(row.times).view(np.float64)
-            for column in found:
-                column.flags.writeable = False
             if len(self._axes) >= _AXES_KEPT:
                 self._axes.clear()
-            self._axes[key] = found
-        return found
+            self._keep_axis(chunk.place, row.steps, row.times)
+        return self._axes[chunk.place]
+
+    def _keep_axis(self, place: _Place, steps: bytes, times: bytes) -> None:
+        found = unpack_ints(steps), unpack_ints(times).view(np.float64)
+        for column in found:
+            column.flags.writeable = False
+        self._axes[place] = found
+
+
+def _alike(by_run: Mapping[str, set[T]]) -> Iterator[tuple[list[str], set[T]]]:
+    """The runs of which the same is wanted, and what that is."""
+    groups: dict[frozenset[T], list[str]] = defaultdict(list)
+    for run_id, keys in by_run.items():
+        groups[frozenset(keys)].append(run_id)
+    for shared, run_ids in groups.items():
+        yield run_ids, set(shared)
 
 
 def _this_axis(chunk: Chunk) -> Sequence[sa.ColumnElement[bool]]:
