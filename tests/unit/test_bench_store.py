@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peers import curves
 from peers.data import METRICS
+from store import placed
 from store_check import check_series, compare_incidents
 from store_courses import WINDOW, Course
 from store_frames import Template, frame_bodies
@@ -219,3 +220,16 @@ def test_every_request_of_the_schedule_is_counted_from_when_it_was_due(stalling_
 def test_what_failed_has_missed_every_deadline():
     """Whatever the latencies of the others."""
     assert Load([[0.1], [0.2, 0.9]], failed=2).missed(0.5) == 3
+
+
+# --- report -----------------------------------------------------------------------------------------------------
+
+
+def test_a_part_is_written_into_its_own_place():
+    """Measured again alone, it leaves the others as they are."""
+    text = placed(placed("# Title\n", "one", "1\n\n2"), "two", "3")
+    assert (
+        placed(text, "one", "4")
+        == "# Title\n<!-- one -->\n4\n<!-- end of one -->\n<!-- two -->\n3\n<!-- end of two -->\n"
+    )
+    assert placed(placed(text, "one", "4"), "one", "1\n\n2") == text
