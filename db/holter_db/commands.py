@@ -28,6 +28,7 @@ __all__ = [
     "CommandRow",
     "answer",
     "expire",
+    "find_commands",
     "list_commands",
     "mark_delivered",
     "pending",
@@ -198,6 +199,15 @@ def expire(conn: Connection, run_id: str, before: int) -> list[CommandRow]:
 def list_commands(conn: Connection, run_id: str, attempt: int | None = None) -> list[CommandRow]:
     """Every command of a run, or of one attempt, oldest first."""
     return _rows(conn, commands.c.run_id == run_id if attempt is None else _of(run_id, attempt))
+
+
+def find_commands(
+    conn: Connection, run_id: str, keys: Collection[tuple[int, str]]
+) -> dict[tuple[int, str], CommandRow]:
+    """Those commands of a run that there are, by attempt and id."""
+    wanted = set(keys)
+    rows = _rows(conn, commands.c.run_id == run_id, commands.c.id.in_([id for _, id in wanted]))
+    return {key: row for row in rows if (key := (row.attempt, row.id)) in wanted}
 
 
 def _made_by_guard(conn: Connection, run_id: str, attempt: int, said: CommandUpdate) -> CommandRow | None:

@@ -45,6 +45,7 @@ class Appended:
     attempt: int
     late: bool  # the frame belongs to an attempt that is not the run's newest
     dropped: int | None = None  # points that the writer has given up so far, where these have become more
+    position: int = 0  # of the segment; 0: there is none
     batches: list[Batch] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
 
@@ -171,7 +172,9 @@ class _Storing:
         blocks = [block for block in frame.blocks if block.rows]
         self._store(run, writer, seq, blocks, frame)
         batches = [_batch(frame.writer, block) for block in blocks]
-        return self._appended(run, writer, seq, dropped=dropped, batches=batches, events=frame.events)
+        return self._appended(
+            run, writer, seq, dropped=dropped, position=run.position, batches=batches, events=frame.events
+        )
 
     @staticmethod
     def _appended(run: LockedRun, writer: Writer, seq: int, *, duplicate: bool = False, **more: Any) -> Appended:

@@ -14,12 +14,14 @@ from holter.health import RuleSet
 from holter_db import tokens
 from holter_db.database import Connection, Database
 from holter_db.runs import resolve_run
+from holter_server.announcing import Announcer
 from holter_server.auth import Access
 from holter_server.compactor import Compactor
 from holter_server.engines import Engines
 from holter_server.ingest import Pipeline
 from holter_server.live import Hub
 from holter_server.notify.deliver import Deliverer
+from holter_server.peer_feed import PeerFeed
 from holter_server.settings import Settings
 from holter_server.watchdog import Watchdog
 from holter_server.writing import Transaction, WriterThread
@@ -43,14 +45,18 @@ class Context:
         self.hub = Hub()
         self.engines = Engines()
         self.pipeline = Pipeline(self.engines, self.page_url, lambda: self.hub.connections > 0)
+        shared = database.dialect == "postgresql"  # SQLite has one server
+        announcer = Announcer()
         self.writer = WriterThread(
             database,
             self._publish,
             self.pipeline.take_frames,
+            announce=announcer.announce if shared else None,
             limit=settings.queue_limit,
             limit_bytes=settings.queue_mb * 1_000_000,
         )
         self.deliverer = Deliverer(self.writer, settings)
+        self.peers = PeerFeed(database, self.hub, announcer.server, self.deliverer.wake) if shared else None
         self.watchdog = Watchdog(database, self.writer, self.pipeline, settings.watchdog_interval_s)
         self.compactor = Compactor(database, self.writer, settings.compact_interval_s)
         self.access = Access(settings, self._verify)
@@ -61,9 +67,13 @@ class Context:
         self.deliverer.start()
         self.watchdog.start()
         self.compactor.start()
+        if self.peers is not None:
+            self.peers.start()
 
     def stop(self) -> None:
         """Stop what makes work first and the writer last, so that everything accepted is committed."""
+        if self.peers is not None:
+            self.peers.stop()
         self.compactor.stop()
         self.watchdog.stop()
         self.deliverer.stop()

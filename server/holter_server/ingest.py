@@ -193,7 +193,9 @@ class Pipeline:
             attempts[run.id] = appended.attempt
             self._begin_attempt(tx, run.id, appended.attempt)
         tx.frames += _kept(frame)
-        tx.points += sum(batch.values.size for batch in appended.batches)
+        points = sum(batch.values.size for batch in appended.batches)
+        tx.points += points
+        tx.touch(run.id, appended.position, points)
         self._take_answers(tx, run.id, frame, appended.attempt)
         back = self._back(tx, one)
         transitions = desk.observe(appended.batches) if appended.batches else []
@@ -262,6 +264,8 @@ class Pipeline:
         return [CommandOrder(row.id, row.name, dict(row.args), row.requested_by) for row in waiting]
 
     def _tell_runs(self, tx: Transaction, run_ids: Collection[str]) -> None:
+        for run_id in run_ids:
+            tx.touch(run_id)
         if self._heeded():  # nobody looks at most runs most of the time, and a run is a row that may be long
             for row in runs.get_runs(tx.conn, run_ids):
                 tx.tell(Notice("run", row.id, {"run": shapes.run(row)}))

@@ -25,7 +25,7 @@ from holter_db.database import Connection, Database
 from holter_db.errors import StoreError
 from holter_db.locked import lock_runs
 from holter_server.errors import ApiError, Overloaded, api_error
-from holter_server.notices import Notice
+from holter_server.notices import Notice, Touch
 from holter_server.pace import Pace
 
 __all__ = ["TakeFrames", "Transaction", "WriterThread"]
@@ -45,6 +45,7 @@ class Transaction:
     conn: Connection
     now: float  # seconds, UTC
     notices: list[Notice] = field(default_factory=list)
+    touched: list[Touch] = field(default_factory=list)
     messages: int = 0  # put into the outbox
     frames: int = 0  # kept, duplicates left out
     points: int = 0
@@ -52,6 +53,10 @@ class Transaction:
 
     def tell(self, notice: Notice) -> None:
         self.notices.append(notice)
+
+    def touch(self, run_id: str, position: int = 0, points: int = 0) -> None:
+        """Note that the run has changed; ``position`` and ``points`` of its new segment, if there is one."""
+        self.touched.append(Touch(run_id, position, points))
 
     def on_rollback(self, action: Callable[[], object]) -> None:
         """Have ``action`` called if this transaction does not commit: for state that is kept in memory."""
@@ -93,6 +98,7 @@ class WriterThread:
         database: where the jobs write.
         publish: called in the writer thread with the committed transactions, after their callers were answered.
         take: writes many frames; needed by `ship`.
+        announce: called with the transactions of the jobs that succeeded, before they are committed together.
         limit: jobs that may wait; ``limit_bytes``: what their bodies may hold together.
     """
 
@@ -102,6 +108,7 @@ class WriterThread:
         publish: Callable[[Sequence[Transaction]], None],
         take: TakeFrames | None = None,
         *,
+        announce: Callable[[Connection, Sequence[Transaction]], None] | None = None,
         limit: int = 1000,
         limit_bytes: int = 256_000_000,
         clock: Callable[[], float] = time.time,
@@ -109,6 +116,7 @@ class WriterThread:
         self._database = database
         self._publish = publish
         self._take = take or _take_nothing
+        self._announce = announce
         self._limit, self._limit_bytes = limit, limit_bytes
         self._clock = clock
         self._queue: deque[_Entry] = deque()
@@ -217,6 +225,8 @@ class WriterThread:
         try:
             with self._database.write() as conn:
                 self._attempt_all(conn, batch, outcome)
+                if self._announce is not None:
+                    self._announce(conn, outcome.transactions)
         except Exception as error:  # noqa: BLE001 - whatever it is, the callers wait for an answer
             for transaction in outcome.transactions:
                 transaction.undo()
@@ -295,6 +305,8 @@ class WriterThread:
             with self._database.write() as conn:
                 transaction = Transaction(conn, self._clock())
                 result = entry.job(transaction)
+                if self._announce is not None:
+                    self._announce(conn, [transaction])
         except Exception as error:  # noqa: BLE001 - as above
             if transaction is not None:
                 transaction.undo()
