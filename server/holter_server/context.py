@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Annotated, TypeVar
@@ -27,6 +28,7 @@ from holter_server.writing import Transaction, WriterThread
 
 __all__ = ["Context", "Here"]
 
+log = logging.getLogger("holter.server")
 T = TypeVar("T")
 
 
@@ -48,6 +50,7 @@ class Context:
         self.writer = WriterThread(
             database,
             self._publish,
+            self.pipeline.take_frames,
             announce=announcer.announce if shared else None,
             limit=settings.queue_limit,
             limit_bytes=settings.queue_mb * 1_000_000,
@@ -74,6 +77,10 @@ class Context:
         self.compactor.stop()
         self.watchdog.stop()
         self.deliverer.stop()
+        try:
+            self.writer.call(self.pipeline.settle_all)
+        except Exception as error:  # noqa: BLE001 - what is not saved is observed again at the next start
+            log.warning("The rules' memory could not be saved: %s", error)
         self.writer.stop()
 
     def page_url(self, run_id: str) -> str:

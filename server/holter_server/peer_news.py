@@ -19,7 +19,7 @@ __all__ = ["news_of", "rows_of"]
 
 def news_of(conn: Connection, run_id: str, changes: Sequence[ChangedRun]) -> list[Notice]:
     """Everything of one run, for those who watch it. What can't be read any more is told as `behind`."""
-    news = [Notice("run", run_id, {"run": shapes.run(row)}) for row in runs.find_runs(conn, [run_id])]
+    news = [Notice("run", run_id, {"run": shapes.run(row)}) for row in runs.get_runs(conn, [run_id])]
     news += _incidents(conn, run_id, changes)
     news += _commands(conn, run_id, changes)
     if sum(change.points for change in changes) > POINTS_HELD:  # no socket would hold them
@@ -32,7 +32,7 @@ def news_of(conn: Connection, run_id: str, changes: Sequence[ChangedRun]) -> lis
 
 def rows_of(conn: Connection, run_ids: Collection[str], changed: Mapping[str, Sequence[ChangedRun]]) -> list[Notice]:
     """What the list of runs hears: the rows of ``run_ids``, and the incidents of ``changed``."""
-    news = [Notice("run", row.id, {"run": shapes.run(row)}) for row in runs.find_runs(conn, run_ids)]
+    news = [Notice("run", row.id, {"run": shapes.run(row)}) for row in runs.get_runs(conn, run_ids)]
     for run_id, changes in changed.items():
         news += _incidents(conn, run_id, changes)
     return news

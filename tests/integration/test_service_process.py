@@ -128,11 +128,11 @@ def test_an_address_of_another_machine_is_said(tmp_path):
 
 def test_a_full_disk_is_a_503_and_the_service_stays(database_url, dialect, client_of, monkeypatch):
     """What was refused is not there; what was acknowledged is; and it works again once there is room."""
-    take = Pipeline.take_frame
-    full = True
+    take = Pipeline.take_frames
+    full = False
 
-    def take_frame(self, tx, name, frame):
-        receipt = take(self, tx, name, frame)
+    def take_frames(self, tx, shipped):
+        receipts = take(self, tx, shipped)
         if dialect == "postgresql":
             if full:  # as PostgreSQL says it
                 tx.conn.exec_driver_sql("DO $$ BEGIN RAISE disk_full; END $$")
@@ -142,12 +142,13 @@ def test_a_full_disk_is_a_503_and_the_service_stays(database_url, dialect, clien
             tx.conn.exec_driver_sql("CREATE TABLE filler AS SELECT zeroblob(50000000) AS x")
         else:
             tx.conn.exec_driver_sql("PRAGMA max_page_count = 1000000000")
-        return receipt
+        return receipts
 
+    monkeypatch.setattr(Pipeline, "take_frames", take_frames)
     with running(Settings(db=database_url, port=0)) as base:
         service = client_of(base)
         run = service.start()
-        monkeypatch.setattr(Pipeline, "take_frame", take_frame)
+        full = True
         refused = service.call(
             "POST", f"/runs/{run}/points", {"points": [{"step": 2, "values": {"loss": 2.0}}], "seq": 2}
         )
@@ -162,14 +163,14 @@ def test_a_full_disk_is_a_503_and_the_service_stays(database_url, dialect, clien
 
 def test_a_queue_that_is_full_answers_429(database_url, client_of, monkeypatch):
     """With Retry-After; what was accepted before is committed."""
-    take = Pipeline.take_frame
+    take = Pipeline.take_frames
     go_on = threading.Event()
 
-    def slow(self, tx, name, frame):
+    def slow(self, tx, shipped):
         go_on.wait(60)
-        return take(self, tx, name, frame)
+        return take(self, tx, shipped)
 
-    monkeypatch.setattr(Pipeline, "take_frame", slow)
+    monkeypatch.setattr(Pipeline, "take_frames", slow)
     with running(Settings(db=database_url, port=0, queue_limit=2, watchdog_interval_s=60)) as base:
         service = client_of(base)
         run = service.start()
