@@ -40,7 +40,7 @@ class Smoother:
         with np.errstate(invalid="ignore", divide="ignore"):
             # 1 - w**n without cancellation
             norm = -np.expm1(count * math.log(self._weight)) if self._weight else (count > 0).astype(np.float64)
-            found = everywhere / norm
+            found: FloatArray = np.asarray(everywhere / norm)
         # Rounding may carry an average past equal values, and a chart of a constant would show nothing else.
         low = np.minimum.accumulate(np.append(self._least, np.where(finite, values, np.inf)))[1:]
         high = np.maximum.accumulate(np.append(self._greatest, np.where(finite, values, -np.inf)))[1:]
