@@ -86,7 +86,7 @@ class Bulk:
 def _positional(name: str) -> Any:
     if name == "postgresql":
         return psycopg.dialect(paramstyle="format")  # type: ignore[no-untyped-call]
-    return sqlite.dialect()  # type: ignore[no-untyped-call]
+    return sqlite.dialect()
 
 
 class _Text:

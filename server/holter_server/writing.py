@@ -102,8 +102,8 @@ class WriterThread:
         publish: Callable[[Sequence[Transaction]], None],
         take: TakeFrames | None = None,
         *,
-        limit: int = 1000,
-        limit_bytes: int = 256_000_000,
+        limit: int = 5000,
+        limit_bytes: int = 96_000_000,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
