@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from holter_db.errors import DatabaseError
 from holter_db.schema import REVISION, metadata
 
-__all__ = ["MIGRATIONS", "migrate"]
+__all__ = ["MIGRATIONS", "migrate", "revision_of"]
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 0x486F6C746572  # "Holter": servers that start together migrate one after the other
@@ -24,7 +24,7 @@ def migrate(conn: Connection) -> None:
     """
     if conn.dialect.name == "postgresql":
         conn.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
-    found = _revision(conn)
+    found = revision_of(conn)
     if found == REVISION:
         return
     from alembic import command  # noqa: PLC0415  it takes 0.2 s to load, and an up-to-date database needs none of it
@@ -43,7 +43,12 @@ def migrate(conn: Connection) -> None:
     command.upgrade(config, "head")
 
 
-def _revision(conn: Connection) -> str | None:
+def revision_of(conn: Connection) -> str | None:
+    """The revision of the schema, or None where there are no tables yet.
+
+    Raises:
+        DatabaseError: the tables are another program's.
+    """
     tables = set(sa.inspect(conn).get_table_names())
     if "alembic_version" in tables:
         revision = conn.scalar(sa.text("SELECT version_num FROM alembic_version"))

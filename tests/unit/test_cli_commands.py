@@ -21,7 +21,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
 COMMANDS = [
     "serve", "demo", "doctor", "runs", "show", "tail", "stop", "checkpoint", "export", "sync",
     "rules list", "rules check", "rules backtest", "webhook add", "webhook list", "webhook test", "webhook remove",
-    "token create", "token list", "token revoke",
+    "token create", "token list", "token revoke", "migrate-db",
 ]  # fmt: skip
 
 

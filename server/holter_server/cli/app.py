@@ -11,6 +11,7 @@ from holter_server.cli.demo import demo
 from holter_server.cli.doctor import doctor
 from holter_server.cli.export import export
 from holter_server.cli.failure import CommandGroup
+from holter_server.cli.migrate_db import migrate_db
 from holter_server.cli.orders import checkpoint, stop
 from holter_server.cli.rules import rules
 from holter_server.cli.runs import runs, show
@@ -70,3 +71,4 @@ app.command(rich_help_panel=RUNS)(sync)
 app.add_typer(rules, name="rules", rich_help_panel=ADMINISTRATION)
 app.add_typer(webhooks, name="webhook", rich_help_panel=ADMINISTRATION)
 app.add_typer(tokens, name="token", rich_help_panel=ADMINISTRATION)
+app.command("migrate-db", rich_help_panel=ADMINISTRATION)(migrate_db)
