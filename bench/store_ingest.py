@@ -101,6 +101,7 @@ def _many_writers(bench: Bench, part: Part, service: Service, home: Home) -> Non
     load = open_loop(service.port, templates, effort.writers_s)
     seconds = time.perf_counter() - began
     spent = cpu_seconds(service, home) - before
+    frames = sum(template.seq for template in templates)  # with the warm-up
     found = {name: 1000 * value for name, value in load.quantiles().items()}
     name = f"{effort.writers:,} writers × 20 metrics, 1 step/s, {effort.writers_s} s"
     interval = quantile_interval([[1000 * each for each in second] for second in load.latencies], 0.99)
@@ -109,7 +110,7 @@ def _many_writers(bench: Bench, part: Part, service: Service, home: Home) -> Non
         told(f"{name}: p50, p99.9, max", ", ".join(f"{found[each]:,.0f} ms" for each in ("p50", "p99.9", "max"))),
         at_most(f"{name}: not acknowledged within 1 s", float(load.missed(1.0)), 0.0, "",
                 note=f" of {load.requests:,} ({load.refused} refused and sent again)"),
-        told(f"{name}: processors busy", f"service {spent / seconds:.2f}, load generator "
+        told(f"{name}: processors busy", f"service {spent / seconds:.2f} ({1000 * spent / frames:.2f} ms a frame), load generator "
              f"{load.cpu_s / effort.writers_s:.2f}; it sent up to {1000 * max(load.late_sends):.0f} ms late"),
     )  # fmt: skip
     part.raw["writers"] = found | {
