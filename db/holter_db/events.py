@@ -38,13 +38,17 @@ def event_id(writer_id: int, seq: int, number: int) -> str:
     return f"{writer_id}-{seq}-{number}"
 
 
-def list_events(conn: Connection, run_id: str) -> list[EventRow]:
-    """The events of a run in the order of their times; ``data`` of a capture (`holter_db.captures`) is its summary."""
+def list_events(conn: Connection, run_id: str, kind: str | None = None) -> list[EventRow]:
+    """The events of a run in the order of their times; ``data`` of a capture (`holter_db.captures`) is its summary.
+
+    Args:
+        kind: only those of this kind.
+    """
     data = sa.case((captures.c.run_id.is_(None), events.c.data), else_=captures.c.summary)
     query = (
         _select(sa.type_coerce(data, events.c.data.type).label("data"))
         .outerjoin(captures, same_event(captures))
-        .where(events.c.run_id == run_id)
+        .where(events.c.run_id == run_id, *(() if kind is None else (events.c.kind == kind,)))
         .order_by(events.c.time, events.c.writer_id, events.c.seq, events.c.number)
     )
     return [_row(row) for row in conn.execute(query)]
