@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from holter_server.cli.compare import compare, pin
 from holter_server.cli.demo import demo
 from holter_server.cli.doctor import doctor
 from holter_server.cli.export import export
@@ -63,6 +64,8 @@ app.command(rich_help_panel=SERVICE)(doctor)
 app.command(rich_help_panel=RUNS)(runs)
 app.command(rich_help_panel=RUNS)(show)
 app.command(rich_help_panel=RUNS)(tail)
+app.command(rich_help_panel=RUNS)(compare)
+app.command(rich_help_panel=RUNS)(pin)
 app.command(rich_help_panel=RUNS)(stop)
 app.command(rich_help_panel=RUNS)(checkpoint)
 app.command(rich_help_panel=RUNS)(export)

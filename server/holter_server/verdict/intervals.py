@@ -91,8 +91,8 @@ def cluster_bootstrap(
     n = len(difference)
     if n < 2:
         return Interval(-math.inf, math.inf)
-    times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(float)
-    drawn = (times @ difference) / (times @ weight)
+    at = np.random.default_rng(seed).integers(0, n, size=(resamples, n))  # multinomial() takes five times as long
+    drawn = difference[at].sum(axis=1) / weight[at].sum(axis=1)
     return _expanded(drawn, float(difference.sum() / weight.sum()), n, level)
 
 
