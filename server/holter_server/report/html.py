@@ -103,12 +103,14 @@ def _readings(found: Mapping[str, Any]) -> str:
 def _knobs(found: Mapping[str, Any]) -> str:
     if not found["knobs"]:
         return ""
-    items = "".join(
-        f"<p><b>{escape(knob['component'])}: {knob['state']}</b> "
-        f"<span class='muted'>{escape(knob['arithmetic'])}</span></p><ul>{''.join(f'<li>{escape(advice)}</li>' for advice in knob['advice'])}</ul>"
-        for knob in found["knobs"]
-    )
+    items = "".join(_knob(knob) for knob in found["knobs"])
     return f"<section><h2>Knobs</h2>{items}</section>"
+
+
+def _knob(knob: Mapping[str, Any]) -> str:
+    advice = "".join(f"<li>{escape(each)}</li>" for each in knob["advice"])
+    why = f"<span class='muted'>{escape(knob['arithmetic'])}</span>"
+    return f"<p><b>{escape(knob['component'])}: {knob['state']}</b> {why}</p><ul>{advice}</ul>"
 
 
 def _charts(figures: list[dict[str, Any]]) -> str:

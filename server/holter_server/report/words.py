@@ -61,7 +61,8 @@ def winner_text(row: Mapping[str, Any]) -> str:
 
 def side_text(runs: list[dict[str, Any]]) -> str:
     """The runs of one side, briefly."""
-    seeds = ("" if run["seed"] is None else f", seed {run['seed']}" for run in runs)
-    return ", ".join(
-        f"{run['project']}/{run['name']} ({run['id']}{seed})" for run, seed in zip(runs, seeds, strict=True)
-    )
+    return ", ".join(f"{run['project']}/{run['name']} ({run['id']}{_seed(run)})" for run in runs)
+
+
+def _seed(run: Mapping[str, Any]) -> str:
+    return "" if run["seed"] is None else f", seed {run['seed']}"

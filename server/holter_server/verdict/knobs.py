@@ -127,7 +127,7 @@ def _reference_raised(run: _After, name: str) -> bool:
 
 def _window(run: _After, name: str) -> Curve | None:
     curve = run.record.curves.get(name)
-    return None if curve is None else curve.once().until(run.last).since(max(0, run.last - SLOPE_STEPS + 1))
+    return None if curve is None else curve.once().until(run.last).since(max(run.entry, run.last - SLOPE_STEPS + 1))
 
 
 def slope(curve: Curve | None) -> tuple[float, float, float] | None:
