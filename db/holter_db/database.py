@@ -61,7 +61,7 @@ class Database:
         parsed = _parse(url)
         database = cls(parsed)
         try:
-            with database._writer_connection() as conn:
+            with database._migrating() as conn:
                 migrate(conn)
         except SQLAlchemyError as error:
             database.close()
@@ -109,6 +109,24 @@ class Database:
         else:
             with self._write_lock, self._writer.begin() as conn:
                 yield conn
+
+    @contextmanager
+    def _migrating(self) -> Iterator[Connection]:
+        """A transaction in which a table may be made anew: SQLite would first delete its rows, and refuse to while
+        others refer to them. It takes no notice of this pragma inside a transaction.
+        """
+        if self.dialect == "postgresql":
+            with self._writer.begin() as conn:
+                yield conn
+            return
+        with self._write_lock, self._writer.connect() as conn:
+            driver: Any = conn.connection.driver_connection
+            driver.execute("PRAGMA foreign_keys = OFF")
+            try:
+                with conn.begin():
+                    yield conn
+            finally:
+                driver.execute("PRAGMA foreign_keys = ON")
 
 
 @contextmanager

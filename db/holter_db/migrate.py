@@ -41,6 +41,11 @@ def migrate(conn: Connection) -> None:
             "It was written by a newer Holter: pip install -U 'holter[server]'.",
         )
     command.upgrade(config, "head")
+    if conn.dialect.name == "sqlite" and conn.execute(sa.text("PRAGMA foreign_key_check")).first() is not None:
+        raise DatabaseError(
+            f"The database can't be brought to revision {REVISION}: rows in it refer to runs that are not there",
+            "It stays as it is. `holter db check` says which rows; restore it from a backup.",
+        )
 
 
 def _revision(conn: Connection) -> str | None:
