@@ -11,7 +11,8 @@ from holter.health.model import Batch
 from holter.wire import INT64_MAX, Block, Event, Frame
 from holter_db.captures import capture_rows
 from holter_db.catalogue import update_catalogue
-from holter_db.errors import Conflict, NotFound
+from holter_db.deletion import absent
+from holter_db.errors import Conflict
 from holter_db.schema import attempts, captures, events, runs, segments, writers
 from holter_db.segments import encode_blocks
 from holter_db.types import Double, Words
@@ -152,7 +153,7 @@ def _place(conn: Connection, run_id: str, frame: Frame, now: float) -> _Place:
     """
     run = conn.execute(_LOCK, {"run": run_id}).one_or_none()
     if run is None:
-        raise NotFound("run", run_id, "Start it with POST /api/v1/runs first.")
+        raise absent(conn, run_id)
     where = {"run": run_id, "newest": run.attempt, "key": frame.attempt, "name": frame.writer, "number": frame.seq}
     found = conn.execute(_FIND, where).one_or_none()
     if found is None:

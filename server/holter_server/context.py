@@ -19,6 +19,7 @@ from holter_server.ingest import Pipeline
 from holter_server.live import Hub
 from holter_server.notify.deliver import Deliverer
 from holter_server.settings import Settings
+from holter_server.upkeep import Upkeep
 from holter_server.watchdog import Watchdog
 from holter_server.writing import Transaction, WriterThread
 
@@ -45,6 +46,7 @@ class Context:
         )
         self.deliverer = Deliverer(self.writer, settings)
         self.watchdog = Watchdog(database, self.writer, self.pipeline, settings.watchdog_interval_s)
+        self.upkeep = Upkeep(database, self.writer, settings)
         self.access = Access(settings, self._verify)
 
     def start(self) -> None:
@@ -52,9 +54,11 @@ class Context:
         self.writer.start()
         self.deliverer.start()
         self.watchdog.start()
+        self.upkeep.start()
 
     def stop(self) -> None:
         """Stop what makes work first and the writer last, so that everything accepted is committed."""
+        self.upkeep.stop()
         self.watchdog.stop()
         self.deliverer.stop()
         self.writer.stop()

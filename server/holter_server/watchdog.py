@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from concurrent.futures import Future
 from functools import partial
 
 from holter_db.database import Database
+from holter_db.errors import NotFound
 from holter_db.runs import live_runs
 from holter_server.errors import ApiError
 from holter_server.ingest import Pipeline
@@ -62,4 +64,5 @@ class Watchdog:
             tick.result(PATIENCE_S)
 
     def _tick(self, run_id: str, tx: Transaction) -> None:
-        self._pipeline.tick(tx, run_id)
+        with contextlib.suppress(NotFound):  # deleted since the look
+            self._pipeline.tick(tx, run_id)

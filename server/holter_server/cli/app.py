@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
+from holter_server.cli.deletion import delete, purge, restore
 from holter_server.cli.demo import demo
 from holter_server.cli.doctor import doctor
 from holter_server.cli.export import export
 from holter_server.cli.failure import CommandGroup
 from holter_server.cli.orders import checkpoint, stop
+from holter_server.cli.retention import retention
 from holter_server.cli.rules import rules
 from holter_server.cli.runs import runs, show
 from holter_server.cli.serve import serve
@@ -67,6 +69,10 @@ app.command(rich_help_panel=RUNS)(stop)
 app.command(rich_help_panel=RUNS)(checkpoint)
 app.command(rich_help_panel=RUNS)(export)
 app.command(rich_help_panel=RUNS)(sync)
+app.command(rich_help_panel=RUNS)(delete)
+app.command(rich_help_panel=RUNS)(restore)
+app.command(rich_help_panel=RUNS)(purge)
 app.add_typer(rules, name="rules", rich_help_panel=ADMINISTRATION)
+app.add_typer(retention, name="retention", rich_help_panel=ADMINISTRATION)
 app.add_typer(webhooks, name="webhook", rich_help_panel=ADMINISTRATION)
 app.add_typer(tokens, name="token", rich_help_panel=ADMINISTRATION)
