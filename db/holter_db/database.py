@@ -15,12 +15,12 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from holter_db.errors import DatabaseError
 from holter_db.migrate import migrate
 from holter_db.open_errors import explain
-from holter_db.series_cache import SeriesCache
+from holter_db.tail import TailCache
 
 __all__ = ["Connection", "Database"]
 
 BUSY_TIMEOUT_MS = 15_000  # another process, such as `holter webhook add`, holds SQLite's write lock only for moments
-CACHE_BYTES = 256 * 2**20
+CACHE_BYTES = 64 * 2**20
 
 
 class Database:
@@ -34,7 +34,7 @@ class Database:
     dialect: Literal["sqlite", "postgresql"]
 
     def __init__(self, url: sa.URL) -> None:
-        cache = SeriesCache(CACHE_BYTES)
+        cache = TailCache(CACHE_BYTES)
         self.url = url.render_as_string(hide_password=True)
         if url.get_backend_name() == "sqlite":
             self.dialect = "sqlite"
@@ -45,7 +45,7 @@ class Database:
             self._writer = sa.create_engine(url, pool_size=10, max_overflow=20, pool_pre_ping=True)
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         # Only connections that read may fill the cache: what a writer sees could still be rolled back.
-        self._reader = self._reader.execution_options(series_cache=cache)
+        self._reader = self._reader.execution_options(tail_cache=cache)
         self._write_lock = threading.Lock()
 
     @classmethod

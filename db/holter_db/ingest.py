@@ -13,6 +13,7 @@ from holter_db.captures import capture_rows
 from holter_db.catalogue import update_catalogue
 from holter_db.deletion import absent
 from holter_db.errors import Conflict
+from holter_db.fold import folded_seqs
 from holter_db.schema import attempts, captures, events, runs, segments, writers
 from holter_db.segments import encode_blocks
 from holter_db.types import Double, Words
@@ -110,7 +111,7 @@ def append(conn: Connection, run_id: str, frame: Frame, now: float) -> Appended:
     if seq > INT64_MAX:
         raise Conflict(f"The writer {frame.writer!r} has no sequence number left", "Use another writer's name.")
     late = place.attempt < place.newest
-    if place.known:
+    if place.known or (0 < frame.seq <= place.last_seq and folded_seqs(conn, run_id, place.writer_id, [frame.seq])):
         return Appended(True, seq, place.writer_id, place.attempt, late)
     blocks = [block for block in frame.blocks if block.rows]
     _insert_segment(conn, place, seq, blocks, now)

@@ -250,7 +250,15 @@ class EventAnswer(Answer):
     event: Event
 
 
+class Crowded(Answer):
+    """Buckets with more non-finite points than are shown: how many there are, from which step on."""
+
+    steps: list[int]
+    counts: list[int]
+
+
 class Series(Answer):
+    run: str
     metric: str
     writer: str
     rank: int | None
@@ -270,6 +278,10 @@ class Series(Answer):
     positive_infinity: int
     negative_infinity: int
     non_finite: int
+    complete: bool
+    bucket: float | None
+    smoothed: list[Number] | None
+    crowded: Crowded
 
 
 class NonFiniteOfRank(Answer):
@@ -280,6 +292,7 @@ class NonFiniteOfRank(Answer):
 
 
 class SeriesAcrossRanks(Answer):
+    run: str
     metric: str
     attempt: int
     writers: list[str]
@@ -299,16 +312,8 @@ class SeriesAnswer(Answer):
     next: str | None
 
 
-class SeriesOfRun(Series):
-    run: str
-
-
-class SeriesOfRunAcrossRanks(SeriesAcrossRanks):
-    run: str
-
-
 class SeriesOfRunsAnswer(Answer):
-    series: list[SeriesOfRun | SeriesOfRunAcrossRanks]
+    series: list[Series | SeriesAcrossRanks]
 
 
 class Rank(Answer):

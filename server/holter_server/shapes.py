@@ -148,7 +148,9 @@ def metric(info: MetricInfo) -> Shape:
 
 
 def series(item: Series) -> Shape:
-    return {**_plain(item), "non_finite": item.non_finite}
+    shown = _plain(item) | {"run": item.run_id, "non_finite": item.non_finite, "crowded": _plain(item.crowded)}
+    del shown["run_id"]
+    return shown
 
 
 def rank_series(item: RankSeries) -> Shape:
