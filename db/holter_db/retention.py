@@ -1,6 +1,7 @@
-"""Retention: which ended runs a project no longer keeps. It only deletes; what is deleted can be restored for a while.
+"""Retention: which runs a project no longer keeps, or keeps without their raw points.
 
-Age counts from when a run was last heard of, by the service's own clock: a recording that is shipped today is new,
+What it deletes can be restored for a while; raw points that it drops are gone, and the pyramids for charts stay. Age
+counts from when a run was last heard of, by the service's own clock: a recording that is shipped today is new,
 however long ago it ended. Of a number of runs the newest are kept, by their creation. A run that runs or hangs is never
 touched, and neither is one with the tag ``keep``, which is not counted either.
 """
@@ -8,14 +9,16 @@ touched, and neither is one with the tag ``keep``, which is not counted either.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from holter_db.deletion import KEEP_TAG, RETENTION, delete_run
 from holter_db.errors import QueryError
-from holter_db.schema import projects, retention, runs
+from holter_db.merge import plan
+from holter_db.schema import chunks, projects, retention, runs, segments
+from holter_db.thin import thin_run
 from holter_db.upsert import insert_for
 
 __all__ = [
@@ -23,9 +26,9 @@ __all__ = [
     "KEEP_TAG",
     "Due",
     "Policy",
+    "carry_out",
     "check_policy",
     "clear_policy",
-    "delete_if_due",
     "due_runs",
     "get_policy",
     "own_policies",
@@ -43,6 +46,7 @@ class Policy:
 
     days: float | None = None  # since a run was last heard of
     runs: int | None = None  # the newest ones
+    raw_days: float | None = None  # since a run was last heard of, for its raw points
 
     @property
     def off(self) -> bool:
@@ -51,8 +55,9 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A run that its project no longer keeps. The field names are those of its JSON."""
+    """A run that its project no longer keeps as it is. The field names are those of its JSON."""
 
+    deed: Literal["delete", "thin"]  # thin: drop the raw points
     run: str
     project: str
     name: str
@@ -62,10 +67,20 @@ class Due:
     because: str
 
 
+_LIMITS = (retention.c.days, retention.c.runs, retention.c.raw_days)  # in the order of `Policy`
+_ABOUT = (
+    runs.c.id.label("run"),
+    runs.c.project,
+    runs.c.name,
+    runs.c.state,
+    runs.c.created_at,
+    runs.c.last_seen_at,
+)
+
+
 def get_policy(conn: Connection, project: str) -> Policy | None:
     """What was set for the project; None where the default holds."""
-    row = conn.execute(sa.select(retention.c.days, retention.c.runs).where(retention.c.project == project))
-    found = row.one_or_none()
+    found = conn.execute(sa.select(*_LIMITS).where(retention.c.project == project)).one_or_none()
     return None if found is None else Policy(*found)
 
 
@@ -76,15 +91,16 @@ def set_policy(conn: Connection, project: str, policy: Policy, now: float) -> No
         QueryError: a limit that keeps nothing at all.
     """
     check_policy(policy)
-    values: dict[str, Any] = {"days": policy.days, "runs": policy.runs, "updated_at": now}
+    values: dict[str, Any] = {"days": policy.days, "runs": policy.runs, "raw_days": policy.raw_days, "updated_at": now}
     insert = insert_for(conn.dialect.name, retention).values(project=project, **values)
     conn.execute(insert.on_conflict_do_update(index_elements=["project"], set_=values))
 
 
 def check_policy(policy: Policy) -> None:
     """Raise `QueryError` unless the policy keeps something."""
-    if policy.days is not None and not 0 < policy.days <= 1_000_000:
-        raise QueryError(f"Runs can't be kept for {policy.days:g} days", "Give a number of days above 0, or none.")
+    for what, days in (("Runs", policy.days), ("Raw points", policy.raw_days)):
+        if days is not None and not 0 < days <= 1_000_000:
+            raise QueryError(f"{what} can't be kept for {days:g} days", "Give a number of days above 0, or none.")
     if policy.runs is not None and not 1 <= policy.runs <= 2**31 - 1:
         raise QueryError(f"{policy.runs} runs can't be kept", "Give a number of at least 1, or none.")
 
@@ -101,50 +117,47 @@ def own_policies(conn: Connection) -> set[str]:
 
 def policies(conn: Connection, default: Policy) -> dict[str, Policy]:
     """What each project that there is keeps."""
-    query = sa.select(projects.c.name, retention.c.project, retention.c.days, retention.c.runs)
+    query = sa.select(projects.c.name, retention.c.project, *_LIMITS)
     query = query.outerjoin(retention, retention.c.project == projects.c.name).order_by(projects.c.name)
-    return {name: Policy(days, count) if own else default for name, own, days, count in conn.execute(query)}
+    return {name: Policy(*limits) if own else default for name, own, *limits in conn.execute(query)}
 
 
 def due_runs(conn: Connection, project: str, policy: Policy, now: float, limit: int = 100) -> list[Due]:
-    """Runs that are not to be kept, the oldest first.
+    """Runs that are not to be kept, or not whole, the oldest first.
 
     Args:
         now: seconds, UTC.
     """
     found: dict[str, Due] = {}
-    columns = [
-        runs.c.id.label("run"),
-        runs.c.project,
-        runs.c.name,
-        runs.c.state,
-        runs.c.created_at,
-        runs.c.last_seen_at,
-    ]
-    for condition, because in _limits(conn, project, policy, now):
-        query = sa.select(*columns).where(runs.c.project == project, *_deletable(), condition)
+    for deed, condition, because in _limits(conn, project, policy, now):
+        query = sa.select(*_ABOUT).where(runs.c.project == project, *_free(), condition)
         query = query.order_by(runs.c.created_at, runs.c.id).limit(limit)
         for row in conn.execute(query).mappings():
-            found.setdefault(row["run"], Due(**row, because=because))
+            found.setdefault(row["run"], Due(deed, **row, because=because))
     return sorted(found.values(), key=lambda due: (due.created_at, due.run))[:limit]
 
 
-def delete_if_due(conn: Connection, due: Due, now: float) -> bool:
-    """Delete a run that was found due, unless it was resumed, tagged or deleted meanwhile. True if it was deleted."""
-    query = sa.select(runs.c.id).where(runs.c.id == due.run, *_deletable(), runs.c.last_seen_at <= due.last_seen_at)
+def carry_out(conn: Connection, due: Due, now: float) -> bool:
+    """Delete or thin a run that was found due. False if it was resumed, tagged or deleted meanwhile.
+
+    A run whose chunks are still to be merged is not thinned yet: without their points they would stay as they are.
+    """
+    query = sa.select(runs.c.id).where(runs.c.id == due.run, *_free(), runs.c.last_seen_at <= due.last_seen_at)
     if conn.scalar(query.with_for_update()) is None:
         return False
+    if due.deed == "thin":
+        return not plan(conn, due.run, final=True) and thin_run(conn, due.run) > 0
     delete_run(conn, due.run, now, f"{RETENTION}{due.because}")
     return True
 
 
-def _limits(conn: Connection, project: str, policy: Policy, now: float) -> list[tuple[sa.ColumnElement[bool], str]]:
-    limits: list[tuple[sa.ColumnElement[bool], str]] = []
+_Limit = tuple[Literal["delete", "thin"], sa.ColumnElement[bool], str]
+
+
+def _limits(conn: Connection, project: str, policy: Policy, now: float) -> list[_Limit]:
+    limits: list[_Limit] = []
     if policy.days is not None:
-        moment = now - policy.days * DAY
-        # A run can't be older than its last sign: so the index by creation leaves the newer ones out.
-        long_ago = sa.and_(runs.c.last_seen_at < moment, runs.c.created_at < moment)
-        limits.append((long_ago, f"last heard of more than {policy.days:g} days ago"))
+        limits.append(("delete", _silent_since(now - policy.days * DAY), _LONG_AGO.format(policy.days)))
     if policy.runs is not None:
         newest = sa.select(runs.c.created_at, runs.c.id).where(runs.c.project == project, *_counted())
         newest = newest.order_by(runs.c.created_at.desc(), runs.c.id.desc()).offset(policy.runs - 1).limit(1)
@@ -153,8 +166,26 @@ def _limits(conn: Connection, project: str, policy: Policy, now: float) -> list[
                 runs.c.created_at < last.created_at,
                 sa.and_(runs.c.created_at == last.created_at, runs.c.id < last.id),
             )
-            limits.append((older, f"the project keeps its newest {policy.runs}"))
+            limits.append(("delete", older, f"the project keeps its newest {policy.runs}"))
+    if policy.raw_days is not None:
+        long_ago = sa.and_(_silent_since(now - policy.raw_days * DAY), *_thinnable())
+        limits.append(("thin", long_ago, _LONG_AGO.format(policy.raw_days)))
     return limits
+
+
+_LONG_AGO = "last heard of more than {:g} days ago"
+
+
+def _silent_since(moment: float) -> sa.ColumnElement[bool]:
+    # A run can't be older than its last sign: so the index by creation leaves the newer ones out.
+    return sa.and_(runs.c.last_seen_at < moment, runs.c.created_at < moment)
+
+
+def _thinnable() -> list[sa.ColumnElement[bool]]:
+    """Wholly in chunks, and raw points in one of those that have a pyramid."""
+    waiting = sa.exists().where(segments.c.run_id == runs.c.id, segments.c.points > 0)
+    raw = sa.exists().where(chunks.c.run_id == runs.c.id, chunks.c.cells.is_not(None), chunks.c["values"].is_not(None))
+    return [~waiting, raw]
 
 
 def _counted() -> list[sa.ColumnElement[bool]]:
@@ -162,5 +193,5 @@ def _counted() -> list[sa.ColumnElement[bool]]:
     return [runs.c.deleted_at.is_(None), sa.func.replace(tags, f"\n{KEEP_TAG}\n", "") == tags]
 
 
-def _deletable() -> list[sa.ColumnElement[bool]]:
+def _free() -> list[sa.ColumnElement[bool]]:
     return [*_counted(), runs.c.state.not_in(ALIVE)]

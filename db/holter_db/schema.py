@@ -393,6 +393,7 @@ retention = Table(
     Column("project", Words, primary_key=True),
     Column("days", Double),
     Column("runs", Integer),
+    Column("raw_days", Double),
     Column("updated_at", Double, nullable=False),
 )
 

@@ -137,6 +137,7 @@ class ProjectsAnswer(Answer):
 class Retention(Answer):
     days: float | None
     runs: int | None
+    raw_days: float | None
 
 
 class RetentionOfProject(Retention):
@@ -155,6 +156,7 @@ class RetentionsAnswer(Answer):
 
 
 class DueRun(Answer):
+    deed: Literal["delete", "thin"]
     run: str
     project: str
     name: str

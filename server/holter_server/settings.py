@@ -68,8 +68,13 @@ class Settings(BaseSettings):
     retention_runs: Count = Field(
         None, ge=1, description="Runs that a project keeps, the newest ones, where it says nothing else; `off`: all."
     )
+    retention_raw_days: Limit = Field(
+        None,
+        gt=0,
+        description="Days after a run's last sign of life for which its raw points stay; its charts do. `off`: always.",
+    )
     upkeep_interval_s: float = Field(
-        600.0, gt=0, description="Seconds between two looks for runs that retention deletes or whose rows are to go."
+        600.0, gt=0, description="Seconds between two looks for what retention or a purge is to remove."
     )
     live_interval_s: float = Field(
         0.2, gt=0, description="Seconds at least between two batches of messages on one live socket."

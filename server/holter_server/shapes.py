@@ -63,7 +63,7 @@ def plain(row: Any) -> Shape:
 
 def retention(project: str, policy: Policy, *, own: bool) -> Shape:
     """``own``: it was set for the project, in place of the default."""
-    return {"project": project, "days": policy.days, "runs": policy.runs, "of": "project" if own else "settings"}
+    return {"project": project, **_plain(policy), "of": "project" if own else "settings"}
 
 
 def deleted_run(row: RunRow, grace_days: float | None) -> Shape:

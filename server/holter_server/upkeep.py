@@ -1,8 +1,8 @@
-"""Upkeep: deletes what projects no longer keep, and removes the rows of runs whose time is up, beside the ingest.
+"""Upkeep: deletes or thins what projects no longer keep whole, and removes the rows of runs whose time is up.
 
-Rows go in slices of some 20 ms, each a job among the others of the writer thread, with pauses between them. A service
-that is stopped or killed goes on when it starts again, and any number of servers may do this on one database: a run is
-deleted once, and whoever holds a run's row removes its rows.
+All of it beside the ingest: rows go in slices of some 20 ms, each a job among the others of the writer thread, with
+pauses between them. A service that is stopped or killed goes on when it starts again, and any number of servers may do
+this on one database: a run is deleted once, and whoever holds a run's row removes its rows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import partial
 
 from holter_db.database import Database
 from holter_db.deletion import Purged, due_for_purge, purge_some
-from holter_db.retention import DAY, Due, Policy, delete_if_due, due_runs, policies
+from holter_db.retention import DAY, Due, Policy, carry_out, due_runs, policies
 from holter_server.errors import ApiError
 from holter_server.settings import Settings
 from holter_server.writing import Transaction, WriterThread
@@ -34,7 +34,7 @@ PATIENCE_S = 30.0  # for one job; the writer is busy then, and the next round go
 
 def default_policy(settings: Settings) -> Policy:
     """What a project keeps that says nothing itself."""
-    return Policy(settings.retention_days, settings.retention_runs)
+    return Policy(settings.retention_days, settings.retention_runs, settings.retention_raw_days)
 
 
 class Upkeep:
@@ -80,13 +80,12 @@ class Upkeep:
             self._wake.clear()
 
     def retire(self) -> None:
-        """Delete every run that its project no longer keeps."""
+        """Delete, or thin, every run that its project no longer keeps as it is."""
         while not self._ended.is_set():
-            due = self._due()
-            deleted = self._delete(due)
-            for project, count in sorted(deleted.items()):
-                log.info("Retention has deleted %d runs of %r; `holter runs --deleted` lists them", count, project)
-            if not deleted:
+            done = self._carry_out(self._due())
+            for (project, deed), count in sorted(done.items()):
+                log.info("Retention of %r: %s", project, _DONE[deed].format(count))
+            if not done:
                 return
 
     def _due(self) -> list[Due]:
@@ -100,14 +99,14 @@ class Upkeep:
                 for due in due_runs(conn, project, policy, now, RUNS_AT_ONCE)
             ]
 
-    def _delete(self, due: Iterable[Due]) -> Counter[str]:
+    def _carry_out(self, due: Iterable[Due]) -> Counter[tuple[str, str]]:
         jobs: list[tuple[Due, Future[bool]]] = []
         for item in due:
             try:
-                jobs.append((item, self._writer.submit(partial(_delete, item), order=item.run)))
+                jobs.append((item, self._writer.submit(partial(_carry_out, item), order=item.run)))
             except ApiError:  # the queue is full: frames go first
                 break
-        return Counter(item.project for item, job in jobs if job.result(PATIENCE_S))
+        return Counter((item.project, item.deed) for item, job in jobs if job.result(PATIENCE_S))
 
     def purge(self) -> None:
         """Remove the rows of every run whose time is up."""
@@ -137,8 +136,11 @@ class Upkeep:
         return False
 
 
-def _delete(due: Due, tx: Transaction) -> bool:
-    return delete_if_due(tx.conn, due, tx.now)
+_DONE = {"delete": "deleted {} runs; `holter runs --deleted` lists them", "thin": "dropped the raw points of {} runs"}
+
+
+def _carry_out(due: Due, tx: Transaction) -> bool:
+    return carry_out(tx.conn, due, tx.now)
 
 
 def _purge(run_id: str, before: float | None, tx: Transaction) -> Purged:

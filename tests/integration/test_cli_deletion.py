@@ -92,7 +92,7 @@ def test_purge_asks_or_is_told(url: str) -> None:
 def test_retention_is_tried_set_shown_and_cleared(url: str) -> None:
     """`preview` before `set`; nothing is deleted by looking."""
     old, new = made(url, "old"), made(url, "new")
-    assert "No run would be deleted" in holter(url, "retention", "preview").stderr
+    assert "No run would be deleted or lose points" in holter(url, "retention", "preview").stderr
     tried = holter(url, "retention", "preview", "p", "--runs", "1")
     assert old in tried.stdout
     assert new not in tried.stdout
@@ -101,7 +101,7 @@ def test_retention_is_tried_set_shown_and_cleared(url: str) -> None:
     assert (wrong.exit_code, "--everything" in wrong.stderr) == (2, True)
     done = holter(url, "retention", "set", "p", "--runs", "1", "--days", "90")
     assert done.stdout == "p keeps its newest run, each for 90 days after its last sign of life\n"
-    assert "1 of its runs will be deleted" in done.stderr
+    assert "1 of its runs will be deleted or thinned" in done.stderr
     assert json.loads(holter(url, "retention", "preview", "--json").stdout)["runs"][0]["run"] == old
     shown = holter(url, "retention", "show")
     assert "for it" in shown.stdout

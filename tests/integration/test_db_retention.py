@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from holter.wire import RunStart
+from holter.wire import Block, Frame, RunStart
+from holter_db import fold, merge
 from holter_db.database import Connection, Database
 from holter_db.deletion import KEEP_TAG, delete_run, restore_run
 from holter_db.errors import QueryError
+from holter_db.ingest import append
 from holter_db.retention import (
     DAY,
     Policy,
+    carry_out,
     clear_policy,
-    delete_if_due,
     due_runs,
     get_policy,
     policies,
@@ -23,6 +26,7 @@ from holter_db.retention import (
 )
 from holter_db.runs import get_run, list_runs, set_state, start_run, touch_run, update_run
 from holter_db.schema import attempts, projects, runs, writers
+from holter_db.series import view_series
 
 NOW = 1_700_000_000.0
 
@@ -122,7 +126,7 @@ def test_a_run_that_has_come_back_meanwhile_stays(database: Database) -> None:
         assert len(found) == 5
         for change in changes.values():
             change()
-        assert [row.run for row in found if delete_if_due(conn, row, NOW)] == ["same"]
+        assert [row.run for row in found if carry_out(conn, row, NOW)] == ["same"]
         assert {row.id: row.deleted_because for row in list_runs(conn, deleted=True)[0]} == {
             "deleted": "ann",
             "same": "retention: last heard of more than 90 days ago",
@@ -135,7 +139,7 @@ def test_what_is_restored_is_not_deleted_again(database: Database) -> None:
         run_of(conn, "a", 100, tags=("x",))
         run_of(conn, "b", 100)
         (first, _) = due_runs(conn, "p", Policy(days=90), NOW)
-        assert delete_if_due(conn, first, NOW)
+        assert carry_out(conn, first, NOW)
         delete_run(conn, "b", NOW)
         assert restore_run(conn, "a").tags == ("x", KEEP_TAG)
         assert restore_run(conn, "b").tags == ()
@@ -166,3 +170,59 @@ def test_a_limit_that_keeps_nothing_is_refused(database: Database, policy: Polic
     with database.write() as conn, pytest.raises(QueryError) as caught:
         set_policy(conn, "p", policy, NOW)
     assert caught.value.hint
+
+
+def fold_all(database: Database, run: str) -> None:
+    """What the compactor does with a run that has ended."""
+    with database.write() as conn:
+        for waiting in fold.pending(conn, run, 2**62):
+            prepared = fold.prepare(conn, waiting, 2**62)
+            assert prepared is not None
+            assert fold.commit(conn, prepared)
+
+
+def logged(conn: Connection, run: str, seq: int) -> None:
+    steps = np.arange(5000 * seq, 5000 * (seq + 1))
+    values = np.sin(steps)
+    values[100], values[200] = np.nan, 50.0
+    block = Block.of(("loss",), steps, NOW - 100 * DAY + steps, values[:, None])
+    append(conn, run, Frame(1, "", "rank0", seq + 1, blocks=[block]), NOW - 100 * DAY)
+
+
+def test_raw_points_go_and_charts_stay(database: Database) -> None:
+    """Of a run that lies wholly in merged chunks; not before, not while it is young or tagged, and only once."""
+    policy = Policy(raw_days=90)
+    with database.write() as conn:
+        run_of(conn, "a", 100)
+        logged(conn, "a", 0)
+        assert due_runs(conn, "p", policy, NOW) == []  # not folded
+    fold_all(database, "a")
+    with database.write() as conn:
+        logged(conn, "a", 1)
+    fold_all(database, "a")
+    with database.write() as conn:
+        (found,) = due_runs(conn, "p", policy, NOW)
+        assert (found.deed, found.run) == ("thin", "a")
+        assert not carry_out(conn, found, NOW)  # two chunks that are to become one
+        (planned,) = merge.plan(conn, "a", final=True)
+        assert all(merge.commit(conn, merged) for merged in merge.prepare(conn, planned))
+        view = view_series(conn, "a", ["loss"], width=10)
+        assert carry_out(conn, found, NOW)
+        assert due_runs(conn, "p", policy, NOW) == []
+        (before,), (after,) = view, view_series(conn, "a", ["loss"], width=10)
+        assert after.values.tobytes() == before.values.tobytes()
+        assert (after.max, after.nan, after.count) == (50.0, 2, 10_000)
+        assert get_run(conn, "a").deleted_at is None
+
+
+def test_a_tag_keeps_raw_points_too(database: Database) -> None:
+    """The tag keeps a run as it is."""
+    with database.write() as conn:
+        run_of(conn, "a", 100, tags=(KEEP_TAG,))
+        logged(conn, "a", 0)
+    fold_all(database, "a")
+    with database.write() as conn:
+        assert due_runs(conn, "p", Policy(raw_days=90), NOW) == []
+        update_run(conn, "a", tags=[])
+        assert [row.deed for row in due_runs(conn, "p", Policy(raw_days=90), NOW)] == ["thin"]
+        assert [row.deed for row in due_runs(conn, "p", Policy(days=95, raw_days=90), NOW)] == ["delete"]

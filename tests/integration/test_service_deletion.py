@@ -158,17 +158,17 @@ def test_retention_of_a_project(service, wait) -> None:
     for run in runs:
         service.post(f"/runs/{run}/finish", {})
     assert service.get("/projects/p/retention")["retention"] == {
-        "project": "p", "days": None, "runs": None, "of": "settings"
+        "project": "p", "days": None, "runs": None, "raw_days": None, "of": "settings"
     }  # fmt: skip
     assert service.get("/retention/due")["runs"] == []
     (tried,) = service.get("/retention/due?project=p&runs=2")["runs"]
     assert (tried["run"], tried["because"]) == (runs[0], "the project keeps its newest 2")
     assert len(service.get("/runs")["runs"]) == 3
     put = service.call("PUT", "/projects/p/retention", {"runs": 2})
-    assert put.json["retention"] == {"project": "p", "days": None, "runs": 2, "of": "project"}
+    assert put.json["retention"] == {"project": "p", "days": None, "runs": 2, "raw_days": None, "of": "project"}
     answer = service.get("/retention")
     assert answer["projects"] == [put.json["retention"]]
-    assert (answer["default"], answer["purge_after_days"]) == ({"days": None, "runs": None}, 30.0)
+    assert (answer["default"], answer["purge_after_days"]) == ({"days": None, "runs": None, "raw_days": None}, 30.0)
     assert [run["run"] for run in service.get("/retention/due")["runs"]] == [runs[0]]
     assert service.call("DELETE", "/projects/p/retention").json["retention"]["of"] == "settings"
     assert service.get("/retention/due")["runs"] == []

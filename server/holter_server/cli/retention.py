@@ -24,6 +24,10 @@ MaybeProject = Annotated[str | None, typer.Argument(metavar="[PROJECT]", show_de
 Days = Annotated[
     float | None, typer.Option(min=0, show_default=False, help="Keep a run so many days after its last sign of life.")
 ]
+RawDays = Annotated[
+    float | None,
+    typer.Option(min=0, show_default=False, help="Keep its raw points so many days; its charts stay, exports don't."),
+]
 Runs = Annotated[int | None, typer.Option(min=1, show_default=False, help="Keep the newest so many runs.")]
 
 
@@ -49,6 +53,7 @@ def set_limits(
     project: Project,
     days: Days = None,
     runs: Runs = None,
+    raw_days: RawDays = None,
     *,
     everything: Annotated[
         bool, typer.Option("--everything", help="Keep every run, whatever the default says.")
@@ -58,19 +63,21 @@ def set_limits(
     as_json: AsJson = False,
 ) -> None:
     """Say what a project keeps. Runs with the tag keep, and runs that run, are never deleted."""
-    if everything == (days is not None or runs is not None):
+    if everything == any(limit is not None for limit in (days, runs, raw_days)):
         raise Failure(
-            "Say --days, --runs or both, or --everything", "holter retention preview tries it", exit_code=USAGE
+            "Say --days, --runs or --raw-days, or --everything", "holter retention preview tries it", exit_code=USAGE
         )
     connection = Connection(url, token)
-    answer = connection.put(f"/projects/{quote(project, safe='')}/retention", {"days": days, "runs": runs})
+    answer = connection.put(
+        f"/projects/{quote(project, safe='')}/retention", {"days": days, "runs": runs, "raw_days": raw_days}
+    )
     if as_json:
         print_json(answer)
         return
     stdout().print(f"{project} keeps {_limits(answer['retention'])}")
     due = connection.get("/retention/due", project=project)["runs"]
     if due:
-        said = f"{len(due)} of its runs will be deleted within minutes: holter retention preview {project}"
+        said = f"{len(due)} of its runs will be deleted or thinned within minutes: holter retention preview {project}"
         stderr().print(Text(said, style="dim"), soft_wrap=True)
 
 
@@ -87,28 +94,38 @@ def preview(
     *,
     days: Days = None,
     runs: Runs = None,
+    raw_days: RawDays = None,
     url: Url = DEFAULT_URL,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the runs that would be deleted now, by what is set or by the limits that you give. Deletes nothing."""
-    answer = Connection(url, token).get("/retention/due", project=project, days=days, runs=runs)
+    """List the runs that would be deleted, or lose their raw points, by what is set or by the limits that you give.
+
+    It deletes nothing.
+    """
+    answer = Connection(url, token).get("/retention/due", project=project, days=days, runs=runs, raw_days=raw_days)
     if as_json:
         print_json(answer)
         return
     if not answer["runs"]:
-        stderr().print("No run would be deleted.")
+        stderr().print("No run would be deleted or lose points.")
         return
-    table = plain_table("run", "project/name", "state", "seen ago", "why", flexible=("project/name", "why"))
+    deeds = {"delete": "deleted", "thin": "raw points dropped"}
+    table = plain_table("run", "project/name", "state", "seen ago", "would be", "why", flexible=("project/name", "why"))
     for run in answer["runs"]:
-        table.add_row(
-            run["run"], f"{run['project']}/{run['name']}", run["state"], ago(run["last_seen_at"]), run["because"]
-        )
+        title = f"{run['project']}/{run['name']}"
+        seen, deed = ago(run["last_seen_at"]), deeds[run["deed"]]
+        table.add_row(run["run"], title, run["state"], seen, deed, run["because"])
     stdout().print(table)
     stderr().print(Text("The tag keep keeps a run.", style="dim"))
 
 
 def _limits(row: dict[str, Any]) -> str:
+    raw = "" if row["raw_days"] is None else f", raw points for {row['raw_days']:g} days"
+    return _runs(row) + raw
+
+
+def _runs(row: dict[str, Any]) -> str:
     newest = None if row["runs"] is None else "its newest run" if row["runs"] == 1 else f"its newest {row['runs']} runs"
     if row["days"] is None:
         return newest or "everything"

@@ -20,6 +20,7 @@ router = APIRouter(tags=["retention"])
 
 Project = Annotated[str, Path(max_length=128)]
 Days = Annotated[float | None, Query(gt=0, le=1_000_000, description="try this limit instead of what is set")]
+RawDays = Annotated[float | None, Query(gt=0, le=1_000_000, description="try this limit instead of what is set")]
 Runs = Annotated[int | None, Query(ge=1, le=2**31 - 1, description="try this limit instead of what is set")]
 
 
@@ -29,6 +30,9 @@ class Limits(BaseModel):
     model_config = ConfigDict(extra="forbid")
     days: float | None = Field(None, gt=0, le=1_000_000, description="days after a run's last sign of life")
     runs: int | None = Field(None, ge=1, le=2**31 - 1, description="the newest so many runs")
+    raw_days: float | None = Field(
+        None, gt=0, le=1_000_000, description="days after a run's last sign of life for its raw points; charts stay"
+    )
 
 
 @router.get("/retention", response_model=schemas.RetentionsAnswer)
@@ -43,8 +47,11 @@ def list_(here: Here) -> Json:
             for project, policy in retention.policies(conn, default).items()
         ]
 
-    plain = {"days": default.days, "runs": default.runs}
-    answer = {"projects": here.read(question), "default": plain, "purge_after_days": here.settings.purge_after_days}
+    answer = {
+        "projects": here.read(question),
+        "default": shapes.plain(default),
+        "purge_after_days": here.settings.purge_after_days,
+    }
     return Json(answer)
 
 
@@ -55,11 +62,14 @@ def due(
     project: Annotated[str | None, Query(max_length=128)] = None,
     days: Days = None,
     runs: Runs = None,
+    raw_days: RawDays = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
 ) -> Json:
-    """Runs that would be deleted now, and why; nothing is. `days` and `runs` try limits that are not set yet."""
+    """Runs that would be deleted now, or lose their raw points (`thin`), and why; nothing is done. `days`, `runs` and
+    `raw_days` try limits that are not set yet.
+    """
     default = default_policy(here.settings)
-    tried = None if days is None and runs is None else Policy(days, runs)
+    tried = Policy(days, runs, raw_days)
 
     def question(conn: Connection) -> list[Due]:
         kept = retention.policies(conn, default)
@@ -68,7 +78,7 @@ def due(
         return [
             row
             for name, policy in wanted.items()
-            for row in retention.due_runs(conn, name, tried or policy, now, limit)
+            for row in retention.due_runs(conn, name, policy if tried.off else tried, now, limit)
         ]
 
     return Json({"runs": [shapes.plain(row) for row in here.read(question)[:limit]]})
@@ -87,7 +97,7 @@ def put(here: Here, name: Project, body: Limits) -> Json:
     """Set what a project keeps, in place of the default. Runs with the tag `keep` and runs that run are never deleted;
     what is deleted can be restored until it is purged.
     """
-    policy = Policy(body.days, body.runs)
+    policy = Policy(body.days, body.runs, body.raw_days)
     here.writer.call(lambda tx: retention.set_policy(tx.conn, name, policy, tx.now), order=f" {name}")
     return Json({"retention": shapes.retention(name, policy, own=True)})
 

@@ -29,6 +29,7 @@ def upgrade() -> None:
         sa.Column("project", sa.Text(), nullable=False),
         sa.Column("days", Double(), nullable=True),
         sa.Column("runs", sa.Integer(), nullable=True),
+        sa.Column("raw_days", Double(), nullable=True),
         sa.Column("updated_at", Double(), nullable=False),
         sa.PrimaryKeyConstraint("project", name="pk_retention"),
     )
