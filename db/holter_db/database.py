@@ -13,11 +13,11 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from holter_db.errors import DatabaseError
-from holter_db.migrate import migrate
+from holter_db.migrate import migrate, revision
 from holter_db.open_errors import explain
 from holter_db.tail import TailCache
 
-__all__ = ["Connection", "Database"]
+__all__ = ["Connection", "Database", "parse_url"]
 
 BUSY_TIMEOUT_MS = 15_000  # another process, such as `holter webhook add`, holds SQLite's write lock only for moments
 CACHE_BYTES = 64 * 2**20
@@ -49,18 +49,25 @@ class Database:
         self._write_lock = threading.Lock()
 
     @classmethod
-    def open(cls, url: str) -> Database:
+    def open(cls, url: str, *, as_it_is: bool = False) -> Database:
         """Connect, and create or migrate the tables.
 
         Args:
             url: ``sqlite:///holter.db`` (a file) or ``postgresql://user:password@host/name``.
+            as_it_is: create and migrate nothing; the tables may be of any revision.
 
         Raises:
             DatabaseError: with what is in the way and what to do about it.
         """
-        parsed = _parse(url)
+        parsed = parse_url(url)
+        if as_it_is and parsed.get_backend_name() == "sqlite" and not Path(str(parsed.database)).exists():
+            raise DatabaseError(f"There is no database at {parsed.database}", "Name one: sqlite:///PATH")
         database = cls(parsed)
         try:
+            if as_it_is:
+                with database._reader.connect() as conn:
+                    revision(conn)
+                return database
             with database._migrating() as conn:
                 migrate(conn)
         except SQLAlchemyError as error:
@@ -141,7 +148,12 @@ def _translated() -> Iterator[None]:
         raise DatabaseError(f"The database does not do its work: {cause}", "Try again; see its log.") from error
 
 
-def _parse(url: str) -> sa.URL:
+def parse_url(url: str) -> sa.URL:
+    """The address of a database that Holter can use.
+
+    Raises:
+        DatabaseError: it can't be one; with an address that can.
+    """
     try:
         parsed = sa.make_url(url)
     except sa.exc.ArgumentError:
