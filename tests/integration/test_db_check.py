@@ -134,7 +134,7 @@ def test_what_a_service_writes_is_sound(database_url: str, settings: Settings, c
 LIVE, MIXED, THIN = ("run_id = 'live'", "run_id = 'mixed'", "run_id = 'thin'")
 DAMAGE = {
     "a payload": (f"UPDATE segments SET payload = :junk WHERE {LIVE} AND seq = 3", "segments", False),
-    "a short payload": (f"UPDATE segments SET payload = substr(payload, 1, 9) WHERE {LIVE} AND seq = 3", "segments", False),
+    "half of it": (f"UPDATE segments SET payload = substr(payload, 1, 9) WHERE {LIVE} AND seq = 3", "segments", False),
     "a header": (f"UPDATE segments SET points = points + 1 WHERE {LIVE} AND seq = 3", "segments", True),
     "a range of steps": (f"UPDATE segments SET last_step = NULL WHERE {MIXED} AND seq = 6", "segments", True),
     "a position": (f"UPDATE segments SET position = 999 WHERE {LIVE} AND seq = 3", "segments", False),

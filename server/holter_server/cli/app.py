@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from holter_server.cli.database import database
 from holter_server.cli.deletion import delete, purge, restore
 from holter_server.cli.demo import demo
 from holter_server.cli.doctor import doctor
@@ -27,7 +28,7 @@ __all__ = ["EXIT_CODES", "app"]
 EXIT_CODES = {
     0: "done",
     1: "not done: the service is not there or said no, a file has errors, a check did not pass",
-    2: 'not typed right, or "holter[server]" is not installed',
+    2: 'not typed right, "holter[server]" is not installed, or a database can not be read that was to be checked',
     130: "interrupted by Ctrl-C before the work was done",
 }
 
@@ -74,5 +75,6 @@ app.command(rich_help_panel=RUNS)(restore)
 app.command(rich_help_panel=RUNS)(purge)
 app.add_typer(rules, name="rules", rich_help_panel=ADMINISTRATION)
 app.add_typer(retention, name="retention", rich_help_panel=ADMINISTRATION)
+app.add_typer(database, name="db", rich_help_panel=ADMINISTRATION)
 app.add_typer(webhooks, name="webhook", rich_help_panel=ADMINISTRATION)
 app.add_typer(tokens, name="token", rich_help_panel=ADMINISTRATION)
