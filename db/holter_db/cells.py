@@ -9,17 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import msgspec
 import numpy as np
 
 from holter.wire import FloatArray, IntArray
-from holter_db.codec import pack_floats, pack_ints, unpack_floats, unpack_ints
 from holter_db.columns import Points
-from holter_db.errors import DatabaseError
 
-__all__ = ["ODD_KEPT", "Cells", "concatenate", "decode_cells", "encode_cells", "of_points", "union"]
+__all__ = ["GREATEST", "LEAST", "ODD_KEPT", "POINTS", "Cells", "concatenate", "of_points", "union"]
 
 ODD_KEPT = 16  # non-finite points that a cell, or a bucket of a view, keeps; of more, the count and the first
 FIRST, LEAST, GREATEST, LAST = range(4)
@@ -188,60 +184,3 @@ def _leading(items: IntArray, owner: IntArray) -> tuple[IntArray, IntArray]:
     rank = np.arange(len(owner)) - np.repeat(starts, np.diff(starts, append=len(owner)))
     few = rank < ODD_KEPT
     return items[few], owner[few]
-
-
-# --- as bytes ---------------------------------------------------------------------------------------------------
-
-_VERSION = 1
-_INTS = ("index", "counts", "at", "steps", "owner", "odd_at", "odd_steps")
-_FLOATS = ("total", "values", "odd_values")
-_FOUR = ("counts", "at", "steps", "times", "values")
-_TIMES = ("times", "odd_times")  # as the bits of int64, whose differences are small
-
-
-class _Stored(msgspec.Struct, array_like=True):
-    version: int
-    level: int
-    count: int
-    columns: dict[str, bytes]
-
-
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(_Stored)
-
-
-def encode_cells(cells: Cells, level: int) -> bytes:
-    """Cells of one level as bytes."""
-    columns: dict[str, bytes] = {}
-    for name in Cells.__slots__:
-        flat = getattr(cells, name).ravel()
-        if len(flat):
-            integers = name not in _FLOATS
-            columns[name] = (
-                pack_ints(flat.view(np.int64) if name in _TIMES else flat) if integers else pack_floats(flat)
-            )
-    return _encoder.encode(_Stored(_VERSION, level, len(cells), columns))
-
-
-def decode_cells(data: bytes) -> tuple[int, Cells]:
-    """Level and cells.
-
-    Raises:
-        DatabaseError: the bytes are damaged, or were written by a newer version.
-    """
-    try:
-        stored = _decoder.decode(data)
-    except msgspec.DecodeError as error:
-        raise DatabaseError(f"A pyramid is damaged: {error}", "Restore the database from a backup.") from error
-    if stored.version != _VERSION:
-        raise DatabaseError(f"A pyramid has version {stored.version}", "Upgrade: pip install -U 'holter[server]'.")
-    return stored.level, Cells(**{name: _column(name, stored) for name in Cells.__slots__})
-
-
-def _column(name: str, stored: _Stored) -> Any:
-    packed = stored.columns.get(name)
-    if packed is None:
-        return np.empty(0, np.int64 if name in _INTS else np.float64)
-    flat: Any = unpack_floats(packed) if name in _FLOATS else unpack_ints(packed)
-    flat = flat.view(np.float64) if name in _TIMES else flat
-    return flat.reshape(4, stored.count) if name in _FOUR else flat

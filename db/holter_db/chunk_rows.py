@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from holter.wire import FloatArray, IntArray
-from holter_db.cells import encode_cells, of_points
+from holter_db.cell_codec import encode_cells, pack_few
+from holter_db.cells import of_points
 from holter_db.chunks import PYRAMID_FROM, cell_level, coarse_level
 from holter_db.codec import pack_floats, pack_ints
 from holter_db.columns import Points
@@ -77,6 +78,7 @@ def chunk_row(places: Places, values: FloatArray) -> dict[str, Any]:
         "last_seq": int(places.seqs[-1]),
         "first_time": float(times[0]) if ascending else None,
         "last_time": float(times[-1]) if ascending else None,
+        "raw": True,
         "coarse": coarse,
         "cells": cells,
         "values": pack_floats(values),
@@ -89,4 +91,4 @@ def _pyramid(points: Points, first: int, last: int) -> tuple[bytes, bytes | None
         return b"", None
     fine, rough = cell_level(len(points), first, last), coarse_level(first, last)
     cells = of_points(points, points.steps >> fine)
-    return encode_cells(cells.coarser(rough - fine), rough), encode_cells(cells, fine)
+    return pack_few(cells.coarser(rough - fine), rough), encode_cells(cells, fine)

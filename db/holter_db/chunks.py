@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from holter.wire import FloatArray, IntArray
-from holter_db.cells import Cells, decode_cells
+from holter_db.cell_codec import decode_cells
+from holter_db.cells import Cells
 from holter_db.codec import unpack_floats, unpack_ints
 from holter_db.columns import Points
-from holter_db.errors import DatabaseError
+from holter_db.errors import DamagedData
 from holter_db.schema import axes, chunks
 
 __all__ = [
@@ -33,6 +35,8 @@ PYRAMID_FROM = 4096  # points; a smaller chunk is read as fast as its pyramid wo
 
 _AXES_KEPT = 64
 _Key = tuple[str, int, str, int]
+_Place = tuple[str, int, int]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,11 @@ class Chunk:
     @property
     def key(self) -> _Key:
         return self.run_id, self.writer_id, self.metric, self.axis
+
+    @property
+    def place(self) -> _Place:
+        """Of its axis."""
+        return self.run_id, self.writer_id, self.axis
 
     @property
     def first_key(self) -> tuple[int, int]:
@@ -93,7 +102,7 @@ def _level(first_step: int, last_step: int, most: int) -> int:
     return max(0, ((last_step - first_step) // most).bit_length())
 
 
-_META = [chunks.c[name] for name in Chunk.__slots__ if name != "raw"]
+_META = [chunks.c[name] for name in Chunk.__slots__]
 
 
 def list_chunks(
@@ -110,7 +119,7 @@ def list_chunks(
         metrics: of these only; None means all.
         steps: leave out chunks that lie wholly before the first or behind the last of these steps.
     """
-    query = sa.select(*_META, chunks.c["values"].is_not(None).label("raw")).where(chunks.c.run_id.in_(run_ids))
+    query = sa.select(*_META).where(chunks.c.run_id.in_(run_ids))
     if writer_id is not None:
         query = query.where(chunks.c.writer_id == writer_id)
     if metrics is not None:
@@ -129,40 +138,59 @@ class ChunkReader:
 
     def __init__(self, conn: Connection) -> None:
         self._conn = conn
-        self._axes: dict[tuple[str, int, int], tuple[IntArray, FloatArray]] = {}
+        self._axes: dict[_Place, tuple[IntArray, FloatArray]] = {}
         self._values: dict[_Key, bytes] = {}
         self._cells: dict[_Key, bytes] = {}
 
     def fetch(self, raw: Iterable[Chunk] = (), cells: Iterable[Chunk] = ()) -> None:
-        """Have the values of some chunks and the cells of others at hand: one query a run."""
-        raw = list(raw)
-        for column, kept, wanted in (
-            (chunks.c["values"], self._values, [chunk for chunk in raw if chunk.raw]),
-            (chunks.c.cells, self._cells, [*cells, *(chunk for chunk in raw if not chunk.raw)]),
-        ):
-            by_run: dict[str, set[_Key]] = defaultdict(set)
-            for chunk in wanted:
-                by_run[chunk.run_id].add(chunk.key)
-            for run_id, keys in by_run.items():
-                kept.update(self._columns(column, run_id, keys))
+        """Have the values and axes of some chunks and the cells of others at hand.
 
-    def _columns(self, column: sa.Column[bytes], run_id: str, keys: set[_Key]) -> Iterator[tuple[_Key, bytes]]:
-        _, writer_ids, metrics, numbers = (set(part) for part in zip(*keys, strict=True))
-        query = sa.select(chunks.c.run_id, chunks.c.writer_id, chunks.c.metric, chunks.c.axis, column).where(
-            chunks.c.run_id == run_id,
-            chunks.c.writer_id.in_(writer_ids),
-            chunks.c.metric.in_(metrics),
-            chunks.c.axis.in_(numbers),
-        )
-        for *key, data in self._conn.execute(query):
-            if tuple(key) in keys and data is not None:
-                yield tuple(key), data
+        One query a column for all the runs of which the same chunks are wanted, as they are when runs are compared.
+        """
+        raw = list(raw)
+        with_values = [chunk for chunk in raw if chunk.raw]
+        of_cells = [*cells, *(chunk for chunk in raw if not chunk.raw)]
+        self._values.update(self._columns(chunks.c["values"], with_values))
+        self._cells.update(self._columns(chunks.c.cells, of_cells))
+        self._fetch_axes({chunk.place for chunk in with_values} - set(self._axes))
+
+    def _columns(self, column: sa.Column[bytes], wanted: Iterable[Chunk]) -> Iterator[tuple[_Key, bytes]]:
+        by_run: dict[str, set[tuple[int, str, int]]] = defaultdict(set)
+        for chunk in wanted:
+            by_run[chunk.run_id].add((chunk.writer_id, chunk.metric, chunk.axis))
+        for run_ids, keys in _alike(by_run):
+            writer_ids, metrics, numbers = (set(part) for part in zip(*keys, strict=True))
+            query = sa.select(chunks.c.run_id, chunks.c.writer_id, chunks.c.metric, chunks.c.axis, column).where(
+                chunks.c.run_id.in_(run_ids),
+                chunks.c.writer_id.in_(writer_ids),
+                chunks.c.metric.in_(metrics),
+                chunks.c.axis.in_(numbers),
+            )
+            for run_id, *key, data in self._conn.execute(query):
+                if tuple(key) in keys and data is not None:
+                    yield (run_id, *key), data
+
+    def _fetch_axes(self, places: set[_Place]) -> None:
+        by_run: dict[str, set[tuple[int, int]]] = defaultdict(set)
+        for run_id, *place in places:
+            by_run[run_id].add((place[0], place[1]))
+        if len(places) > _AXES_KEPT:  # they are read when their turn comes, and let go again
+            return
+        columns = (axes.c.run_id, axes.c.writer_id, axes.c.axis, axes.c.steps, axes.c.times)
+        for run_ids, keys in _alike(by_run):
+            writer_ids, numbers = (set(part) for part in zip(*keys, strict=True))
+            query = sa.select(*columns).where(
+                axes.c.run_id.in_(run_ids), axes.c.writer_id.in_(writer_ids), axes.c.axis.in_(numbers)
+            )
+            for run_id, writer_id, axis, steps, times in self._conn.execute(query):
+                if (writer_id, axis) in keys:
+                    self._keep_axis((run_id, writer_id, axis), steps, times)
 
     def points(self, chunk: Chunk) -> Points:
         """The points of a chunk, or what its pyramid keeps of them; read-only arrays.
 
         Raises:
-            DatabaseError: the chunk is damaged.
+            DamagedData: the chunk is damaged.
         """
         if not chunk.raw:
             return self.cells(chunk).kept()[1]
@@ -179,7 +207,7 @@ class ChunkReader:
         """Its cells of `Chunk.level`; a chunk of less than `PYRAMID_FROM` points has none while it has its points.
 
         Raises:
-            DatabaseError: the chunk is damaged.
+            DamagedData: the chunk is damaged.
         """
         if chunk.key not in self._cells:
             self.fetch(cells=[chunk])
@@ -194,27 +222,37 @@ class ChunkReader:
         return unpack_ints(self._conn.execute(query).scalar_one())
 
     def _axis(self, chunk: Chunk) -> tuple[IntArray, FloatArray]:
-        key = (chunk.run_id, chunk.writer_id, chunk.axis)
-        found = self._axes.get(key)
-        if found is None:
+        if chunk.place not in self._axes:
             row = self._conn.execute(sa.select(axes.c.steps, axes.c.times).where(*_this_axis(chunk))).one_or_none()
             if row is None:
                 raise _damaged(chunk)
-            found = unpack_ints(row.steps), unpack_ints(row.times).view(np.float64)
-            for column in found:
-                column.flags.writeable = False
             if len(self._axes) >= _AXES_KEPT:
                 self._axes.clear()
-            self._axes[key] = found
-        return found
+            self._keep_axis(chunk.place, row.steps, row.times)
+        return self._axes[chunk.place]
+
+    def _keep_axis(self, place: _Place, steps: bytes, times: bytes) -> None:
+        found = unpack_ints(steps), unpack_ints(times).view(np.float64)
+        for column in found:
+            column.flags.writeable = False
+        self._axes[place] = found
+
+
+def _alike(by_run: Mapping[str, set[T]]) -> Iterator[tuple[list[str], set[T]]]:
+    """The runs of which the same is wanted, and what that is."""
+    groups: dict[frozenset[T], list[str]] = defaultdict(list)
+    for run_id, keys in by_run.items():
+        groups[frozenset(keys)].append(run_id)
+    for shared, run_ids in groups.items():
+        yield run_ids, set(shared)
 
 
 def _this_axis(chunk: Chunk) -> Sequence[sa.ColumnElement[bool]]:
     return axes.c.run_id == chunk.run_id, axes.c.writer_id == chunk.writer_id, axes.c.axis == chunk.axis
 
 
-def _damaged(chunk: Chunk) -> DatabaseError:
-    return DatabaseError(
+def _damaged(chunk: Chunk) -> DamagedData:
+    return DamagedData(
         f"A chunk of {chunk.metric!r} of run {chunk.run_id!r} is damaged, from step {chunk.first_step} on",
         "Restore the database from a backup.",
     )

@@ -12,7 +12,7 @@ import numpy as np
 from pcodec import ChunkConfig, standalone
 
 from holter.wire import FloatArray, IntArray
-from holter_db.errors import DatabaseError
+from holter_db.errors import DamagedData
 
 __all__ = ["pack_floats", "pack_ints", "unpack_floats", "unpack_ints"]
 
@@ -33,7 +33,7 @@ def unpack_ints(data: bytes) -> IntArray:
     """The inverse of `pack_ints`.
 
     Raises:
-        DatabaseError: the bytes are damaged.
+        DamagedData: the bytes are damaged.
     """
     column: IntArray = _unpack(data, np.int64)
     return column
@@ -43,7 +43,7 @@ def unpack_floats(data: bytes) -> FloatArray:
     """The inverse of `pack_floats`.
 
     Raises:
-        DatabaseError: the bytes are damaged.
+        DamagedData: the bytes are damaged.
     """
     column: FloatArray = _unpack(data, np.float64)
     return column
@@ -61,5 +61,5 @@ def _unpack(data: bytes, kind: Any) -> Any:
     return column
 
 
-def _damaged(why: str) -> DatabaseError:
-    return DatabaseError(f"A column of a chunk is damaged: {why}", "Restore the database from a backup.")
+def _damaged(why: str) -> DamagedData:
+    return DamagedData(f"A column of a chunk is damaged: {why}", "Restore the database from a backup.")

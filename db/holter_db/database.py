@@ -188,6 +188,7 @@ def _sqlite_engine(url: sa.URL, *, begin: str, pool_size: int) -> Engine:
         if reads_only:
             cursor.execute("PRAGMA query_only = ON")
         else:
+            cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file; see `Database.trim`
             cursor.execute("PRAGMA journal_mode = WAL")
             cursor.execute("PRAGMA synchronous = FULL")  # an acknowledged frame survives a power cut
             cursor.execute("PRAGMA foreign_keys = ON")

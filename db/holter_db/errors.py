@@ -43,5 +43,9 @@ class DatabaseError(StoreError):
     """The database can't be opened or used as it is."""
 
 
+class DamagedData(DatabaseError):
+    """Stored points that can't be read: a broken disk, or a newer version that wrote them."""
+
+
 class QueryError(StoreError):
     """A question or a value that the store can't take: an unknown sort key, a broken cursor, a malformed id."""

@@ -7,7 +7,8 @@ a crash in between changes nothing, and a reader sees one or the other.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +23,17 @@ from holter_db.codec import pack_ints, unpack_ints
 from holter_db.schema import axes, chunks, folds, runs, segments
 from holter_db.segments import decode_blocks
 
-__all__ = ["Fold", "Pending", "commit", "folded_seqs", "join_folds", "pending", "prepare"]
+__all__ = [
+    "Fold",
+    "Pending",
+    "commit",
+    "foldable_position",
+    "folded_seqs",
+    "insert_chunks",
+    "join_folds",
+    "pending",
+    "prepare",
+]
 
 VALUES_PER_FOLD = 2_000_000  # decoded at a time: some 50 MB
 SEQS_PER_QUERY = 500
@@ -50,6 +61,11 @@ class Fold:
     chunks: list[dict[str, Any]] = field(default_factory=list)
 
 
+def foldable_position(conn: Connection, run_id: str) -> int:
+    """The greatest position that the health rules don't need any more as it was shipped."""
+    return conn.scalar(sa.select(runs.c.position).where(runs.c.id == run_id)) or 0
+
+
 def pending(conn: Connection, run_id: str, up_to: int) -> list[Pending]:
     """What waits in segments with a position of at most ``up_to``."""
     query = (
@@ -65,17 +81,18 @@ def prepare(conn: Connection, waiting: Pending, up_to: int) -> Fold | None:
     """Compute the fold of a writer's oldest segments, as many as hold `VALUES_PER_FOLD` points; None if there is none.
 
     Raises:
-        DatabaseError: a segment is damaged.
+        DamagedData: a segment is damaged.
     """
     seqs: list[int] = []
     records: list[_Records] = []
     taken = 0
-    for seq, position, points, payload in _segments(conn, waiting, up_to):
-        if seqs and taken + points > VALUES_PER_FOLD:
-            break
-        seqs.append(seq)
-        taken += points
-        records += _records(seq, position, payload)
+    with closing(_segments(conn, waiting, up_to)) as found:
+        for seq, position, points, payload in found:
+            if seqs and taken + points > VALUES_PER_FOLD:
+                break
+            seqs.append(seq)
+            taken += points
+            records += _records(seq, position, payload)
     if not seqs:
         return None
     fold = Fold(waiting.run_id, waiting.writer_id, np.array(seqs), taken)
@@ -170,7 +187,7 @@ def _slices(seqs: list[int]) -> Iterator[list[int]]:
         yield seqs[start : start + SEQS_PER_QUERY]
 
 
-def _segments(conn: Connection, waiting: Pending, up_to: int) -> Iterator[Any]:
+def _segments(conn: Connection, waiting: Pending, up_to: int) -> Generator[Any]:
     query = (
         sa.select(segments.c.seq, segments.c.position, segments.c.points, segments.c.payload)
         .where(
@@ -180,7 +197,8 @@ def _segments(conn: Connection, waiting: Pending, up_to: int) -> Iterator[Any]:
         )
         .order_by(segments.c.seq)
     )
-    yield from conn.execute(query.execution_options(yield_per=64))
+    with conn.execute(query.execution_options(yield_per=64)) as rows:
+        yield from rows
 
 
 # --- segments as columns ----------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from holter_db.codec import unpack_floats, unpack_ints
 from holter_db.fold import insert_chunks
 from holter_db.schema import axes, chunks, runs
 
-__all__ = ["Merge", "commit", "plan", "prepare"]
+__all__ = ["Merge", "Merged", "commit", "drop_unused_axes", "plan", "prepare"]
 
 VALUES_PER_MERGE = 4_000_000  # decoded at a time: some 100 MB with what is made of them
 FULL = CHUNK_POINTS * 3 // 4  # a chunk of so many points is not written anew for its size alone
@@ -120,7 +120,7 @@ def prepare(conn: Connection, merge: Merge) -> Iterator[Merged]:
     """Compute the new chunks, a part of the metrics at a time.
 
     Raises:
-        DatabaseError: a chunk is damaged.
+        DamagedData: a chunk is damaged.
     """
     here = {"run_id": merge.run_id, "writer_id": merge.writer_id}
     places = _places(conn, here, merge.axes)
@@ -160,7 +160,7 @@ def commit(conn: Connection, merged: Merged) -> bool:
         chunks.c.metric.in_(merge.metrics),
         chunks.c.axis.in_(merge.axes),
     )
-    there = conn.scalar(sa.select(sa.func.count()).select_from(chunks).where(old, chunks.c["values"].is_not(None)))
+    there = conn.scalar(sa.select(sa.func.count()).select_from(chunks).where(old, chunks.c.raw))
     if there != len(merge.metrics) * len(merge.axes):
         return False
     conn.execute(sa.delete(chunks).where(old))
@@ -176,7 +176,7 @@ def drop_unused_axes(conn: Connection, key: dict[str, Any], numbers: Sequence[in
         chunks.c.run_id == axes.c.run_id,
         chunks.c.writer_id == axes.c.writer_id,
         chunks.c.axis == axes.c.axis,
-        chunks.c["values"].is_not(None),
+        chunks.c.raw,
     )
     conn.execute(sa.delete(axes).where(*this, ~used))
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
 from holter.wire import FloatArray, IntArray
-from holter_db.cells import Cells, concatenate, decode_cells, of_points, union
+from holter_db.cell_codec import unpack_few
+from holter_db.cells import Cells, concatenate, of_points, union
 from holter_db.chunks import Chunk, ChunkReader
 from holter_db.columns import Points
 from holter_db.stretches import Stretch
@@ -74,17 +76,22 @@ class StepView:
 
     def cells(self, reader: ChunkReader) -> Cells | None:
         """One cell for each bucket that has a point; None if there is none."""
-        found = [self._cells(base, stretch, reader) for base, stretch in self._parts]
+        found = []
+        for coarse, group in groupby(self._parts, key=lambda part: self._source(part[1]) == "coarse"):
+            if coarse:
+                packed = [(stretch.chunk.coarse, base) for base, stretch in group if stretch.chunk is not None]
+                found.append(unpack_few(packed, self._grid.shift))
+            else:
+                found += [self._cells(base, stretch, reader) for base, stretch in group]
         parts = [part for part in found if len(part)]
         return union(concatenate(parts)) if parts else None
 
     def _cells(self, base: int, stretch: Stretch, reader: ChunkReader) -> Cells:
-        source, chunk = self._source(stretch), stretch.chunk
-        if source == "points" or chunk is None:
+        chunk = stretch.chunk
+        if chunk is None or self._source(stretch) == "points":
             points, start = self._cut(stretch.points(reader))
             return of_points(points, self._grid.of_steps(points.steps)).shifted(base + start)
-        level, cells = decode_cells(chunk.coarse) if source == "coarse" else (chunk.level, reader.cells(chunk))
-        return cells.coarser(self._grid.shift - level).shifted(base)
+        return reader.cells(chunk).coarser(self._grid.shift - chunk.level).shifted(base)
 
     def _source(self, stretch: Stretch) -> str:
         chunk = stretch.chunk
@@ -155,7 +162,7 @@ class TimeView:
         """Its coarse cells under the numbers of buckets, if each of them lies in one."""
         if stretch.chunk is None or not stretch.chunk.coarse or not self._inside(stretch):
             return None
-        cells = decode_cells(stretch.chunk.coarse)[1]
+        cells = unpack_few([(stretch.chunk.coarse, 0)])
         first, last = self._buckets(cells.times[0]), self._buckets(cells.times[3])
         return cells.renamed(first) if bool(np.all(first == last)) else None
 

@@ -28,7 +28,7 @@ def iter_batches(conn: Connection, run_id: str, *, values: int = VALUES_PER_WIND
         values: about how many are in memory at a time, where they were logged in the order of their steps.
 
     Raises:
-        DatabaseError: a segment or a chunk is damaged, or was written by a newer version.
+        DamagedData: a segment or a chunk is damaged, or was written by a newer version.
     """
     names = {row.writer_id: row.name for row in conn.execute(_writers(run_id))}
     extents = _extents(conn, run_id)
@@ -86,7 +86,7 @@ class _Extent:
         keys = _keys(positions[inside], unpack_ints(row.rows)[inside])
         inside, keys = inside[np.argsort(keys, kind="stable")], np.sort(keys)
         these = (chunks.c.run_id == run_id, chunks.c.writer_id == self.writer_id, chunks.c.axis == self.number)
-        query = sa.select(chunks.c.metric, chunks.c["values"]).where(*these, chunks.c["values"].is_not(None))
+        query = sa.select(chunks.c.metric, chunks.c["values"]).where(*these, chunks.c.raw)
         columns = {
             metric: unpack_floats(data)[inside] for metric, data in conn.execute(query.order_by(chunks.c.metric))
         }
@@ -127,7 +127,7 @@ def _extents(conn: Connection, run_id: str) -> list[_Extent]:
                 chunks.c.run_id == axes.c.run_id,
                 chunks.c.writer_id == axes.c.writer_id,
                 chunks.c.axis == axes.c.axis,
-                chunks.c["values"].is_not(None),
+                chunks.c.raw,
             ),
         )
         .where(axes.c.run_id == run_id)

@@ -16,8 +16,7 @@ from sqlalchemy import Connection
 
 from holter_db.deletion import KEEP_TAG, RETENTION, delete_run
 from holter_db.errors import QueryError
-from holter_db.merge import plan
-from holter_db.schema import chunks, projects, retention, runs, segments
+from holter_db.schema import chunks, projects, retention, runs
 from holter_db.thin import thin_run
 from holter_db.upsert import insert_for
 
@@ -138,15 +137,12 @@ def due_runs(conn: Connection, project: str, policy: Policy, now: float, limit: 
 
 
 def carry_out(conn: Connection, due: Due, now: float) -> bool:
-    """Delete or thin a run that was found due. False if it was resumed, tagged or deleted meanwhile.
-
-    A run whose chunks are still to be merged is not thinned yet: without their points they would stay as they are.
-    """
+    """Delete or thin a run that was found due. False if it was resumed, tagged or deleted meanwhile."""
     query = sa.select(runs.c.id).where(runs.c.id == due.run, *_free(), runs.c.last_seen_at <= due.last_seen_at)
     if conn.scalar(query.with_for_update()) is None:
         return False
     if due.deed == "thin":
-        return not plan(conn, due.run, final=True) and thin_run(conn, due.run) > 0
+        return thin_run(conn, due.run) > 0
     delete_run(conn, due.run, now, f"{RETENTION}{due.because}")
     return True
 
@@ -182,10 +178,9 @@ def _silent_since(moment: float) -> sa.ColumnElement[bool]:
 
 
 def _thinnable() -> list[sa.ColumnElement[bool]]:
-    """Wholly in chunks, and raw points in one of those that have a pyramid."""
-    waiting = sa.exists().where(segments.c.run_id == runs.c.id, segments.c.points > 0)
-    raw = sa.exists().where(chunks.c.run_id == runs.c.id, chunks.c.cells.is_not(None), chunks.c["values"].is_not(None))
-    return [~waiting, raw]
+    """Compacted for good, and with raw points in a chunk that has a pyramid."""
+    raw = sa.exists().where(chunks.c.run_id == runs.c.id, chunks.c.raw, chunks.c.cells.is_not(None))
+    return [runs.c.compacted >= runs.c.position, raw]
 
 
 def _counted() -> list[sa.ColumnElement[bool]]:

@@ -124,6 +124,7 @@ def _first_values(conn: Connection, start: RunStart, run_id: str, now: float) ->
         "attempt": 1,
         "position": 0,
         "folds": 0,
+        "compacted": 0,
     }
 
 

@@ -98,6 +98,7 @@ runs = Table(
     Column("attempt", Integer, nullable=False),
     Column("position", BigInteger, nullable=False),  # of the newest segment, in the order of commits
     Column("folds", BigInteger, nullable=False),  # how often segments were folded into chunks
+    Column("compacted", BigInteger, nullable=False),  # everything up to this position lies in full chunks, as it stays
     Index(None, "project", "created_at"),
     Index(None, "created_at"),
     Index(None, "state"),
@@ -204,6 +205,8 @@ chunks = Table(
     Column("last_seq", BigInteger, nullable=False),
     Column("first_time", Double),  # of the first and the last point; NULL where times don't ascend with the steps
     Column("last_time", Double),
+    # Whether its points are there. Asking that of "values" itself would make SQLite read them: 0.15 ms a row.
+    Column("raw", sa.Boolean, nullable=False),
     Column("coarse", LargeBinary, nullable=False),  # its pyramid in at most 8 cells or so; see `holter_db.cells`
     Column("cells", LargeBinary),  # in cells of some 512 points; NULL for a small chunk
     Column("values", LargeBinary),  # NULL once only the pyramid is kept

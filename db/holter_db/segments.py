@@ -25,7 +25,7 @@ from collections.abc import Sequence
 import msgspec
 
 from holter.wire import Block
-from holter_db.errors import DatabaseError
+from holter_db.errors import DamagedData
 
 __all__ = ["decode_blocks", "encode_blocks"]
 
@@ -50,17 +50,17 @@ def decode_blocks(payload: bytes) -> list[Block]:
     """The blocks of a payload.
 
     Raises:
-        DatabaseError: the payload is damaged or of a version that this code does not know.
+        DamagedData: the payload is damaged or of a version that this code does not know.
     """
     if not payload:
         return []
     version, encoding = payload[0], payload[1] if len(payload) > 1 else -1
     if version != _VERSION or encoding not in (_PLAIN, _ZLIB):
-        raise DatabaseError(
+        raise DamagedData(
             f"A segment has version {version}, encoding {encoding}, which this Holter can't read",
             "It was written by a newer Holter, or the database is damaged: upgrade, then check the database.",
         )
     try:
         return _decoder.decode(zlib.decompress(payload[2:]) if encoding == _ZLIB else payload[2:])
     except (zlib.error, msgspec.DecodeError) as error:
-        raise DatabaseError(f"A segment is damaged: {error}", "Restore the database from a backup.") from error
+        raise DamagedData(f"A segment is damaged: {error}", "Restore the database from a backup.") from error

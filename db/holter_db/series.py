@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import numpy as np
-import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from holter.wire import FloatArray, IntArray
 from holter_db.catalogue import MetricInfo, SeriesInfo, catalogue
-from holter_db.cells import GREATEST, LEAST, ODD_KEPT, POINTS, Cells, of_points
-from holter_db.chunks import Chunk, ChunkReader, list_chunks
-from holter_db.columns import Points
+from holter_db.cells import ODD_KEPT, POINTS, Cells, of_points
+from holter_db.chunks import ChunkReader
 from holter_db.errors import QueryError
+from holter_db.found import ALL_STEPS, Crowded, Found, Series, find, with_columns, with_points, with_statistics
 from holter_db.pyramid import Ordered, StepView, TimeView, along_time
-from holter_db.schema import attempts, series, writers
 from holter_db.smoothing import Smoother
-from holter_db.stretches import Stretch, stretches_of
-from holter_db.tail import SeriesKey, load_tails
+from holter_db.stretches import Stretch
 from holter_db.views import Grid, step_grid, time_grid
 
 __all__ = [
@@ -46,55 +41,6 @@ __all__ = [
 ]
 
 Axis = Literal["step", "time", "relative"]
-_ALL_STEPS = (-(2**63), 2**63 - 1)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Crowded:
-    """Buckets of a view with more non-finite points than it shows: how many, from which step on; shape (k,)."""
-
-    steps: IntArray
-    counts: IntArray
-
-
-_NOTHING = Crowded(np.empty(0, np.int64), np.empty(0, np.int64))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Series:
-    """One metric of one writer, or the part of it that was asked for.
-
-    ``steps``, ``times`` and ``values`` have shape (n,) and are read-only. The statistics are of all points in the
-    range that was asked for, also of those that a view leaves out.
-    """
-
-    run_id: str
-    metric: str
-    writer: str
-    rank: int | None
-    attempt: int
-    shadowed_from: int | None  # a newer attempt began here: points at this step and beyond are superseded
-    origin: float  # seconds, UTC: the run's first start, from which relative time counts
-    steps: IntArray
-    times: FloatArray
-    values: FloatArray
-    count: int = 0
-    first_step: int | None = None
-    last_step: int | None = None
-    last: float | None = None
-    min: float | None = None  # over finite values
-    max: float | None = None
-    nan: int = 0
-    positive_infinity: int = 0
-    negative_infinity: int = 0
-    complete: bool = True  # False where only pyramids are kept of some of its points
-    bucket: float | None = None  # steps or seconds that a bucket of the view covers; None: every point is here
-    smoothed: FloatArray | None = None  # (n,), where it was asked for
-    crowded: Crowded = _NOTHING
-
-    @property
-    def non_finite(self) -> int:
-        return self.nan + self.positive_infinity + self.negative_infinity
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,18 +54,6 @@ class PointChunk:
     steps: IntArray
     times: FloatArray
     values: FloatArray
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Found:
-    """One series before its points are read."""
-
-    frame: Series  # without points
-    stretches: list[Stretch]
-
-    @property
-    def complete(self) -> bool:
-        return all(chunk.raw for stretch in self.stretches for chunk in stretch.chunks)
 
 
 def read_series(
@@ -139,12 +73,12 @@ def read_series(
     reader = ChunkReader(conn)
     low, high = whole_steps(first_step, last_step)
     found = []
-    for item in _find(conn, [run_id], patterns, writers, steps=(low, high)):
+    for item in find(conn, [run_id], patterns, writers, steps=(low, high)):
         view = StepView(item.stretches, low, high, Grid(0))
         reader.fetch(raw=view.needs(whole=True)[0])
         points = view.points(reader).points
         if len(points):
-            found.append(_with_points(item, points))
+            found.append(with_points(item, points))
     return found
 
 
@@ -191,8 +125,8 @@ def view_runs(
     """
     check_view(width, x, first, last, smooth)
     asked = _View(conn, first, last, width, smooth)
-    steps = whole_steps(first, last) if x == "step" and smooth is None else _ALL_STEPS
-    found = _find(conn, run_ids, patterns, writers, steps=steps)
+    steps = whole_steps(first, last) if x == "step" and smooth is None else ALL_STEPS
+    found = find(conn, run_ids, patterns, writers, steps=steps)
     answers = asked.by_step(found) if x == "step" else asked.by_time(found, relative=x == "relative")
     return [answer for answer in answers if answer.count]
 
@@ -218,7 +152,7 @@ class _View:
         self._reader = ChunkReader(conn)
         self._first, self._last, self._width, self._smooth = first, last, width, smooth
 
-    def by_step(self, found: list[_Found]) -> Iterator[Series]:
+    def by_step(self, found: list[Found]) -> Iterator[Series]:
         low, high = whole_steps(self._first, self._last)
         spans = [(part.first_step, part.last_step) for item in found for part in item.stretches]
         if not spans or low > high:
@@ -241,7 +175,7 @@ class _View:
             raw=[chunk for raw, _ in needs for chunk in raw], cells=[chunk for _, cells in needs for chunk in cells]
         )
 
-    def by_time(self, found: list[_Found], *, relative: bool) -> Iterator[Series]:
+    def by_time(self, found: list[Found], *, relative: bool) -> Iterator[Series]:
         spans = [span for item in found for span in self._time_span(item, relative)]
         low = min((span[0] for span in spans), default=0.0) if self._first is None else self._first
         high = max((span[1] for span in spans), default=0.0) if self._last is None else self._last
@@ -249,7 +183,7 @@ class _View:
         for item in found:
             yield self._along_time(item, grid, item.frame.origin if relative else 0.0)
 
-    def _time_span(self, item: _Found, relative: bool) -> Iterator[tuple[float, float]]:
+    def _time_span(self, item: Found, relative: bool) -> Iterator[tuple[float, float]]:
         origin = item.frame.origin if relative else 0.0
         for stretch in item.stretches:
             if stretch.times is not None:
@@ -260,7 +194,7 @@ class _View:
                 if times.size:
                     yield float(times.min()), float(times.max())
 
-    def _along_time(self, item: _Found, grid: Grid, origin: float) -> Series:
+    def _along_time(self, item: Found, grid: Grid, origin: float) -> Series:
         def buckets(times: FloatArray) -> IntArray:
             return grid.of_times(times - origin)
 
@@ -278,21 +212,21 @@ class _View:
             return self._whole(item, view.points(self._reader))
         return self._thin(item, cells_or_none, grid)
 
-    def _whole(self, item: _Found, ordered: Ordered) -> Series:
-        return replace(_with_points(item, ordered.points), smoothed=self._smoothed(item, ordered.at))
+    def _whole(self, item: Found, ordered: Ordered) -> Series:
+        return replace(with_points(item, ordered.points), smoothed=self._smoothed(item, ordered.at))
 
-    def _thin(self, item: _Found, cells: Cells, grid: Grid, places: IntArray | None = None) -> Series:
+    def _thin(self, item: Found, cells: Cells, grid: Grid, places: IntArray | None = None) -> Series:
         at, points = cells.kept()
         crowded = np.flatnonzero(cells.odd > ODD_KEPT)
         first_odd = np.searchsorted(cells.owner, crowded, side="left")
         return replace(
-            _with_columns(_with_statistics(item, cells), points),
+            with_columns(with_statistics(item, cells), points),
             bucket=grid.width,
             smoothed=self._smoothed(item, at if places is None else places[at]),
             crowded=Crowded(cells.odd_steps[first_odd], cells.odd[crowded]),
         )
 
-    def _smoothed(self, item: _Found, at: IntArray) -> FloatArray | None:
+    def _smoothed(self, item: Found, at: IntArray) -> FloatArray | None:
         """The average at some places of the series, (n,): from all of its points, a stretch at a time."""
         if self._smooth is None:
             return None
@@ -323,7 +257,7 @@ def iter_points(conn: Connection, run_id: str, patterns: Sequence[str]) -> Itera
     The connection must stay open while the pieces are read.
     """
     reader = ChunkReader(conn)
-    for item in _find(conn, [run_id], patterns):
+    for item in find(conn, [run_id], patterns):
         about = item.frame
         for stretch in item.stretches:
             points = stretch.points(reader)
@@ -351,7 +285,7 @@ def read_page(
     reader = ChunkReader(conn)
     low, high = whole_steps(first_step, last_step)
     page: list[Series] = []
-    found = _find(conn, [run_id], patterns, steps=(low, high))
+    found = find(conn, [run_id], patterns, steps=(low, high))
     for item in sorted(found, key=_place):
         if _place(item) < start[:3]:
             continue
@@ -360,105 +294,20 @@ def read_page(
         points, more = behind.part(reader, slice(skip, skip + limit))
         if len(points):
             all_in_one = StepView(item.stretches, low, high, Grid(63)).cells(reader)
-            page.append(_with_columns(_with_statistics(item, all_in_one), points))
+            page.append(with_columns(with_statistics(item, all_in_one), points))
         limit -= len(points)
         if more:
             return page, (*_place(item), skip + len(points))
     return page, None
 
 
-def _place(item: _Found) -> tuple[str, str, int]:
+def _place(item: Found) -> tuple[str, str, int]:
     return item.frame.metric, item.frame.writer, item.frame.attempt
-
-
-# --- finding series ---------------------------------------------------------------------------------------------
-
-
-def _find(
-    conn: Connection,
-    run_ids: Sequence[str],
-    patterns: Sequence[str],
-    wanted: Sequence[str] | None = None,
-    *,
-    steps: tuple[int, int] = _ALL_STEPS,
-) -> list[_Found]:
-    """The series that match, by run as asked, metric, attempt and rank; ``wanted``: names of writers.
-
-    Of their chunks those that lie wholly outside ``steps`` may be left out.
-    """
-    order = {run_id: place for place, run_id in enumerate(dict.fromkeys(run_ids))}
-    frames = _frames(conn, list(order), patterns, wanted)
-    if not frames:
-        return []
-    by_series: dict[tuple[str, SeriesKey], list[Chunk]] = defaultdict(list)
-    metrics = {metric for _, (_, metric) in frames}
-    for chunk in list_chunks(conn, list(order), metrics=metrics, steps=steps):
-        by_series[chunk.run_id, (chunk.writer_id, chunk.metric)].append(chunk)
-    keys: dict[str, set[SeriesKey]] = defaultdict(set)
-    for run_id, key in frames:
-        keys[run_id].add(key)
-    tails = load_tails(conn, keys)
-    found = [
-        _Found(frame, stretches_of(by_series.get((run_id, key), []), tails.get(run_id, {}).get(key)))
-        for (run_id, key), frame in frames.items()
-    ]
-    return sorted(found, key=lambda item: (order[item.frame.run_id], *_display_order(item.frame)))
-
-
-def _frames(
-    conn: Connection, run_ids: list[str], patterns: Sequence[str], wanted: Sequence[str] | None
-) -> Mapping[tuple[str, SeriesKey], Series]:
-    query = (
-        sa.select(
-            series.c.run_id, series.c.writer_id, series.c.metric, writers.c.name, writers.c.attempt, writers.c.rank
-        )
-        .join(writers, sa.and_(writers.c.run_id == series.c.run_id, writers.c.writer_id == series.c.writer_id))
-        .where(series.c.run_id.in_(run_ids))
-    )
-    if wanted is not None:
-        query = query.where(writers.c.name.in_(wanted))
-    shadows = _shadows(conn, run_ids)
-    frames = {}
-    for run_id, writer_id, metric, name, attempt, rank in conn.execute(query):
-        if _matches(metric, patterns):
-            of_attempts, origin = shadows[run_id]
-            nothing = (np.empty(0, np.int64), np.empty(0), np.empty(0))
-            frame = Series(run_id, metric, name, rank, attempt, of_attempts.get(attempt), origin, *nothing)
-            frames[run_id, (writer_id, metric)] = frame
-    return frames
-
-
-def _display_order(part: Series) -> tuple[str, int, int, str]:
-    return part.metric, part.attempt, -1 if part.rank is None else part.rank, part.writer
-
-
-def _shadows(conn: Connection, run_ids: list[str]) -> dict[str, tuple[dict[int, int], float]]:
-    """Of each run: attempt → the least step at which a newer attempt has begun; and the first start, seconds UTC."""
-    query = (
-        sa.select(attempts.c.run_id, attempts.c.attempt, attempts.c.first_step, attempts.c.started_at)
-        .where(attempts.c.run_id.in_(run_ids))
-        .order_by(attempts.c.run_id, attempts.c.attempt.desc())
-    )
-    found: dict[str, tuple[dict[int, int], float]] = {}
-    least: dict[str, int | None] = {}
-    for run_id, attempt, first_step, started_at in conn.execute(query):
-        shadows, _ = found.get(run_id, ({}, 0.0))
-        known = least.get(run_id)
-        if known is not None:
-            shadows[attempt] = known
-        if first_step is not None:
-            least[run_id] = first_step if known is None else min(known, first_step)
-        found[run_id] = shadows, started_at
-    return found
-
-
-def _matches(metric: str, patterns: Sequence[str]) -> bool:
-    return any(metric == pattern or fnmatchcase(metric, pattern) for pattern in patterns)
 
 
 def whole_steps(first: float | None, last: float | None) -> tuple[int, int]:
     """The same bounds as whole steps; one beyond int64 holds for every step."""
-    low, high = _ALL_STEPS
+    low, high = ALL_STEPS
     lower = low if first is None else math.ceil(min(max(first, low), high))
     upper = high if last is None else math.floor(min(max(last, low), high))
     return lower, upper
@@ -469,48 +318,3 @@ def axis_range(axis: Any, first: float | None, last: float | None) -> tuple[int,
     start = 0 if first is None else int(np.searchsorted(axis, first, side="left"))
     end = len(axis) if last is None else int(np.searchsorted(axis, last, side="right"))
     return start, end
-
-
-def _with_columns(part: Series, points: Points) -> Series:
-    return replace(part, steps=points.steps, times=points.times, values=points.values)
-
-
-def _with_points(item: _Found, points: Points) -> Series:
-    """The series with these points and their statistics."""
-    frame = replace(_with_columns(item.frame, points), complete=item.complete)
-    if not len(points):
-        return frame
-    values = points.values
-    finite = values[np.isfinite(values)]
-    return replace(
-        frame,
-        count=len(values),
-        first_step=int(points.steps.min()),
-        last_step=int(points.steps.max()),
-        last=float(values[-1]),
-        min=float(finite.min()) if finite.size else None,
-        max=float(finite.max()) if finite.size else None,
-        nan=int(np.count_nonzero(np.isnan(values))),
-        positive_infinity=int(np.count_nonzero(np.isposinf(values))),
-        negative_infinity=int(np.count_nonzero(np.isneginf(values))),
-    )
-
-
-def _with_statistics(item: _Found, cells: Cells | None) -> Series:
-    if cells is None:
-        return item.frame
-    count, nan, positive, negative = (int(number) for number in cells.counts.sum(axis=1))
-    some = cells.counts[POINTS] > cells.odd
-    return replace(
-        item.frame,
-        complete=item.complete,
-        count=count,
-        first_step=int(cells.steps.min()),
-        last_step=int(cells.steps.max()),
-        last=float(cells.values[-1, -1]),
-        min=float(cells.values[LEAST, some].min()) if some.any() else None,
-        max=float(cells.values[GREATEST, some].max()) if some.any() else None,
-        nan=nan,
-        positive_infinity=positive,
-        negative_infinity=negative,
-    )

@@ -17,9 +17,9 @@ def thin_run(conn: Connection, run_id: str) -> int:
     Small chunks keep their points. Fold and merge a run first. What a chart of some 2,000 pixels shows does not change:
     of every 512 points or so the first, the last, the least, the greatest and up to 16 non-finite ones stay.
     """
-    these = sa.and_(chunks.c.run_id == run_id, chunks.c.cells.is_not(None), chunks.c["values"].is_not(None))
+    these = sa.and_(chunks.c.run_id == run_id, chunks.c.cells.is_not(None), chunks.c.raw)
     gone = conn.scalar(sa.select(sa.func.sum(chunks.c.count)).where(these)) or 0
-    conn.execute(sa.update(chunks).where(these).values({"values": None}))
+    conn.execute(sa.update(chunks).where(these).values({"values": None, "raw": False}))
     query = sa.select(axes.c.writer_id, axes.c.axis).where(axes.c.run_id == run_id)
     for writer_id, axis in conn.execute(query).all():
         drop_unused_axes(conn, {"run_id": run_id, "writer_id": writer_id}, [axis])

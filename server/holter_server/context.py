@@ -14,6 +14,7 @@ from holter_db import tokens
 from holter_db.database import Connection, Database
 from holter_db.runs import resolve_run
 from holter_server.auth import Access
+from holter_server.compactor import Compactor
 from holter_server.engines import Engines
 from holter_server.ingest import Pipeline
 from holter_server.live import Hub
@@ -46,6 +47,7 @@ class Context:
         )
         self.deliverer = Deliverer(self.writer, settings)
         self.watchdog = Watchdog(database, self.writer, self.pipeline, settings.watchdog_interval_s)
+        self.compactor = Compactor(database, self.writer, settings.compact_interval_s)
         self.upkeep = Upkeep(database, self.writer, settings)
         self.access = Access(settings, self._verify)
 
@@ -54,11 +56,13 @@ class Context:
         self.writer.start()
         self.deliverer.start()
         self.watchdog.start()
+        self.compactor.start()
         self.upkeep.start()
 
     def stop(self) -> None:
         """Stop what makes work first and the writer last, so that everything accepted is committed."""
         self.upkeep.stop()
+        self.compactor.stop()
         self.watchdog.stop()
         self.deliverer.stop()
         self.writer.stop()

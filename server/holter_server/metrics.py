@@ -25,6 +25,9 @@ def exposition(here: Context) -> str:
         _family("holter_frames_total", "counter", "Frames committed.", [("", here.frames)]),
         _family("holter_commits_total", "counter", "Commits of the writer thread.", [("", here.writer.commits)]),
         _family("holter_writes_waiting", "gauge", "Jobs waiting for the writer thread.", [("", here.writer.waiting)]),
+        _family(
+            "holter_segments_waiting", "gauge", "Segments that are not in chunks yet.", [("", here.compactor.waiting)]
+        ),
         _family("holter_live_sockets", "gauge", "Open live sockets.", [("", here.hub.connections)]),
         _family("process_start_time_seconds", "gauge", "Start, unix seconds, UTC.", [("", here.started_at)]),
     )

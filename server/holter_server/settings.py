@@ -76,6 +76,9 @@ class Settings(BaseSettings):
     upkeep_interval_s: float = Field(
         600.0, gt=0, description="Seconds between two looks for what retention or a purge is to remove."
     )
+    compact_interval_s: float = Field(
+        5.0, gt=0, description="Seconds between two looks for points that should be compressed into chunks."
+    )
     live_interval_s: float = Field(
         0.2, gt=0, description="Seconds at least between two batches of messages on one live socket."
     )

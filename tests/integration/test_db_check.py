@@ -156,6 +156,8 @@ DAMAGE = {
         "chunks", True,
     ),
     "a chunk's range": (f"UPDATE chunks SET last_step = 5 WHERE {MIXED} AND metric = 'loss'", "chunks", True),
+    "points out of sight": (f"UPDATE chunks SET raw = FALSE WHERE {MIXED} AND metric = 'loss'", "chunks", True),
+    "points that are not": (f"UPDATE chunks SET raw = TRUE WHERE {THIN} AND metric = 'loss'", "chunks", False),
     "a thinned chunk": (f"UPDATE chunks SET cells = :junk WHERE {THIN} AND metric = 'loss'", "chunks", False),
     "a thinned count": (
         f"UPDATE chunks SET count = count + 1 WHERE {THIN} AND metric = 'loss' AND writer_id = 1", "chunks", False,

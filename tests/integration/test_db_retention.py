@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from holter.wire import Block, Frame, RunStart
-from holter_db import fold, merge
+from holter_db import fold
+from holter_db.compaction import mark_compacted
 from holter_db.database import Connection, Database
 from holter_db.deletion import KEEP_TAG, delete_run, restore_run
 from holter_db.errors import QueryError
@@ -172,13 +173,18 @@ def test_a_limit_that_keeps_nothing_is_refused(database: Database, policy: Polic
     assert caught.value.hint
 
 
-def fold_all(database: Database, run: str) -> None:
+def compact(database: Database, run: str) -> None:
     """What the compactor does with a run that has ended."""
     with database.write() as conn:
         for waiting in fold.pending(conn, run, 2**62):
             prepared = fold.prepare(conn, waiting, 2**62)
             assert prepared is not None
             assert fold.commit(conn, prepared)
+        mark_compacted(conn, run, position_of(conn, run))
+
+
+def position_of(conn: Connection, run: str) -> int:
+    return conn.scalar(sa.select(runs.c.position).where(runs.c.id == run)) or 0
 
 
 def logged(conn: Connection, run: str, seq: int) -> None:
@@ -190,22 +196,17 @@ def logged(conn: Connection, run: str, seq: int) -> None:
 
 
 def test_raw_points_go_and_charts_stay(database: Database) -> None:
-    """Of a run that lies wholly in merged chunks; not before, not while it is young or tagged, and only once."""
+    """Of a run that is compacted for good; not before, and only once."""
     policy = Policy(raw_days=90)
     with database.write() as conn:
         run_of(conn, "a", 100)
         logged(conn, "a", 0)
-        assert due_runs(conn, "p", policy, NOW) == []  # not folded
-    fold_all(database, "a")
-    with database.write() as conn:
         logged(conn, "a", 1)
-    fold_all(database, "a")
+        assert due_runs(conn, "p", policy, NOW) == []  # not compacted
+    compact(database, "a")
     with database.write() as conn:
         (found,) = due_runs(conn, "p", policy, NOW)
         assert (found.deed, found.run) == ("thin", "a")
-        assert not carry_out(conn, found, NOW)  # two chunks that are to become one
-        (planned,) = merge.plan(conn, "a", final=True)
-        assert all(merge.commit(conn, merged) for merged in merge.prepare(conn, planned))
         view = view_series(conn, "a", ["loss"], width=10)
         assert carry_out(conn, found, NOW)
         assert due_runs(conn, "p", policy, NOW) == []
@@ -220,7 +221,7 @@ def test_a_tag_keeps_raw_points_too(database: Database) -> None:
     with database.write() as conn:
         run_of(conn, "a", 100, tags=(KEEP_TAG,))
         logged(conn, "a", 0)
-    fold_all(database, "a")
+    compact(database, "a")
     with database.write() as conn:
         assert due_runs(conn, "p", Policy(raw_days=90), NOW) == []
         update_run(conn, "a", tags=[])

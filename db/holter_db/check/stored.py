@@ -16,9 +16,10 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, RowMapping
 
 from holter.wire import Block
-from holter_db.cells import GREATEST, LEAST, POINTS, Cells, decode_cells
+from holter_db.cell_codec import decode_cells, unpack_few
+from holter_db.cells import GREATEST, LEAST, POINTS, Cells
 from holter_db.check.model import Finding, Repair
-from holter_db.check.repairs import Mark
+from holter_db.check.repairs import Mark, statement
 from holter_db.check.tally import Tally, newest_at
 from holter_db.chunk_rows import Places, chunk_row
 from holter_db.codec import unpack_floats, unpack_ints
@@ -177,11 +178,18 @@ def _read_chunks(conn: Connection, stored: Stored) -> None:
             _check_chunk(stored, chunk, places)
     there = (axes.c.run_id == chunks.c.run_id, axes.c.writer_id == chunks.c.writer_id, axes.c.axis == chunks.c.axis)
     lost = sa.select(chunks.c.writer_id, chunks.c.metric, chunks.c.axis).where(
-        chunks.c.run_id == stored.id, chunks.c["values"].is_not(None), ~sa.exists().where(*there)
+        chunks.c.run_id == stored.id, chunks.c.raw, ~sa.exists().where(*there)
     )
-    for row in conn.execute(lost.order_by(chunks.c.writer_id, chunks.c.metric, chunks.c.axis)).mappings():
+    order = (chunks.c.writer_id, chunks.c.metric, chunks.c.axis)
+    hidden = sa.select(*order).where(chunks.c.run_id == stored.id, ~chunks.c.raw, chunks.c["values"].is_not(None))
+    for row in conn.execute(hidden.order_by(*order)).mappings().all():
+        this = sa.and_(chunks.c.run_id == stored.id, *(chunks.c[name] == row[name] for name in _CHUNK_KEY))
+        shown = statement(sa.update(chunks).where(this).values(raw=True))
+        said = "has its points, and is said to have dropped them"
+        stored.found("chunks", _chunk_name(row), said, "--repair makes them count again.", shown)
+    for row in conn.execute(lost.order_by(*order)).mappings():
         stored.whole = False
-        stored.found("chunks", _chunk_name(row), "has values, but its axis is not there")
+        stored.found("chunks", _chunk_name(row), "has its points, but its axis is not there")
 
 
 def _places(stored: Stored, row: RowMapping) -> Places | None:
@@ -209,14 +217,14 @@ def _places(stored: Stored, row: RowMapping) -> Places | None:
 
 def _chunks_on(conn: Connection, stored: Stored, writer_id: int, axis: int) -> Iterator[RowMapping]:
     these = chunks.c.run_id == stored.id, chunks.c.writer_id == writer_id, chunks.c.axis == axis
-    query = sa.select(chunks).where(*these, chunks.c["values"].is_not(None)).order_by(chunks.c.metric)
+    query = sa.select(chunks).where(*these, chunks.c.raw).order_by(chunks.c.metric)
     yield from conn.execute(query.execution_options(yield_per=4)).mappings()
 
 
 def _check_chunk(stored: Stored, row: RowMapping, places: Places) -> None:
     what = _chunk_name(row)
     try:
-        values = unpack_floats(row["values"])
+        values = unpack_floats(row["values"] or b"")
         if len(values) != len(places):
             raise DatabaseError(f"it has {len(values)} values for {len(places)} places")
         computed = chunk_row(places, values)
@@ -254,7 +262,9 @@ def _as_written(name: str, stored: Any, wanted: Any) -> bool:
     if not stored or not wanted:
         return not stored and not wanted
     # Not byte by byte: another version of the codec may pack the same columns in another way.
-    (level, here), (other, there) = decode_cells(stored), decode_cells(wanted)
+    (level, here), (other, there) = (
+        (0, unpack_few([(data, 0)])) if name == "coarse" else decode_cells(data) for data in (stored, wanted)
+    )
     return level == other and all(_equal(column, here, there) for column in Cells.__slots__)
 
 
@@ -272,7 +282,7 @@ def _equal(column: str, here: Cells, there: Cells) -> bool:
 
 def _read_thinned(conn: Connection, stored: Stored) -> None:
     """Chunks of which only the pyramid is kept."""
-    query = sa.select(chunks).where(chunks.c.run_id == stored.id, chunks.c["values"].is_(None))
+    query = sa.select(chunks).where(chunks.c.run_id == stored.id, ~chunks.c.raw)
     query = query.order_by(chunks.c.writer_id, chunks.c.metric, chunks.c.axis)
     for row in conn.execute(query.execution_options(yield_per=16)).mappings():
         what = f"The pyramid of {row['metric']!r} on axis {row['axis']} of writer {row['writer_id']}"

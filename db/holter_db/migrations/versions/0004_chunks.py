@@ -16,10 +16,11 @@ _BLOBS = {"axes": ("steps", "seqs", "rows", "positions", "times"), "chunks": ("c
 
 
 def upgrade() -> None:
-    with op.batch_alter_table("runs") as runs:
-        runs.add_column(sa.Column("folds", sa.BigInteger(), nullable=False, server_default="0"))
-    with op.batch_alter_table("runs") as runs:
-        runs.alter_column("folds", server_default=None)
+    # Not as a batch: SQLite would make the table anew, and dropping `runs` breaks the foreign keys of its rows.
+    for name in ("folds", "compacted"):
+        op.add_column("runs", sa.Column(name, sa.BigInteger(), nullable=False, server_default="0"))
+        if op.get_bind().dialect.name == "postgresql":
+            op.alter_column("runs", name, server_default=None)
     op.create_table(
         "folds",
         sa.Column("run_id", sa.Text(), nullable=False),
@@ -55,6 +56,7 @@ def upgrade() -> None:
         sa.Column("last_seq", sa.BigInteger(), nullable=False),
         sa.Column("first_time", Double(), nullable=True),
         sa.Column("last_time", Double(), nullable=True),
+        sa.Column("raw", sa.Boolean(), nullable=False),
         sa.Column("coarse", sa.LargeBinary(), nullable=False),
         sa.Column("cells", sa.LargeBinary(), nullable=True),
         sa.Column("values", sa.LargeBinary(), nullable=True),
@@ -73,5 +75,5 @@ def downgrade() -> None:
             raise RuntimeError("This database holds compacted points, which revision 0003 can't read")
     for name in ("chunks", "axes", "folds"):
         op.drop_table(name)
-    with op.batch_alter_table("runs") as runs:
-        runs.drop_column("folds")
+    for name in ("folds", "compacted"):
+        op.drop_column("runs", name)

@@ -14,10 +14,9 @@ depends_on = None
 
 
 def upgrade() -> None:
-    with op.batch_alter_table("runs") as runs:
-        runs.add_column(sa.Column("deleted_because", sa.Text(), nullable=True))
-        runs.add_column(sa.Column("purging_at", Double(), nullable=True))
-        runs.create_index("ix_runs_deleted_at", ["deleted_at"])
+    op.add_column("runs", sa.Column("deleted_because", sa.Text(), nullable=True))
+    op.add_column("runs", sa.Column("purging_at", Double(), nullable=True))
+    op.create_index("ix_runs_deleted_at", "runs", ["deleted_at"])
     op.create_table(
         "purged_runs",
         sa.Column("run_id", sa.Text(), nullable=False),
@@ -39,7 +38,6 @@ def downgrade() -> None:
     op.drop_table("retention")
     op.drop_table("purged_runs")
     # A run of which half the rows are gone would come back as if it were whole: it stays deleted, as it was before.
-    with op.batch_alter_table("runs") as runs:
-        runs.drop_index("ix_runs_deleted_at")
-        runs.drop_column("purging_at")
-        runs.drop_column("deleted_because")
+    op.drop_index("ix_runs_deleted_at", "runs")
+    op.drop_column("runs", "purging_at")
+    op.drop_column("runs", "deleted_because")
