@@ -61,16 +61,13 @@ def missing(then: Any, now: Any, path: str = "") -> list[str]:
     if isinstance(then, list) and isinstance(now, list):
         if len(then) != len(now):
             return [f"{path} has {len(now)} items instead of {len(then)}"]
-        return [
-            found
-            for place, (a, b) in enumerate(zip(then, now, strict=True))
-            for found in missing(a, b, f"{path}[{place}]")
-        ]
+        pairs = enumerate(zip(then, now, strict=True))
+        return [found for place, (a, b) in pairs for found in missing(a, b, f"{path}[{place}]")]
     return [] if then == now else [f"{path} is {now!r} instead of {then!r}"]
 
 
 def test_it_says_what_the_service_of_its_time_said(old_url: str, then: dict[str, Any], client_of) -> None:
-    """Runs with config and tags, ranks and attempts, catalogue, every point, incidents, commands, events, deliveries."""
+    """Runs with config and tags, ranks, attempts, catalogue, every point, incidents, commands, events, deliveries."""
     with running(Settings(db=old_url, port=0, watchdog_interval_s=60)) as base:
         service = client_of(base)
         for run, answers in then["runs"].items():
