@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Table
 
 from holter_db.errors import Conflict, Gone, NotFound
 from holter_db.run_rows import RunRow, run_row
-from holter_db.schema import metadata, purged_runs, runs
+from holter_db.schema import axes, chunks, metadata, purged_runs, runs
 from holter_db.upsert import insert_new
 
 __all__ = [
@@ -33,7 +33,8 @@ __all__ = [
 
 KEEP_TAG = "keep"  # retention leaves runs with this tag alone
 RETENTION = "retention: "  # how `deleted_because` begins where retention has deleted the run
-ROWS_AT_ONCE = 32  # segments of an agent hold some 5 kB each, chunks some 30 kB
+ROWS_AT_ONCE = 32  # a segment of the agent's has some 5 kB
+LARGE_ROWS_AT_ONCE = 4  # a chunk or an axis may have half a megabyte, and SQLite visits each of its pages
 
 
 class Purged(NamedTuple):
@@ -181,7 +182,8 @@ def _remove(conn: Connection, table: Table, run_id: str) -> int:
     these: list[sa.ColumnElement[bool]] = [table.c.run_id == run_id]
     key = [column for column in table.primary_key if column.name != "run_id"]
     if key:
-        query = sa.select(*key).where(*these).order_by(*key).offset(ROWS_AT_ONCE - 1).limit(1)
+        rows = LARGE_ROWS_AT_ONCE if table in (axes, chunks) else ROWS_AT_ONCE
+        query = sa.select(*key).where(*these).order_by(*key).offset(rows - 1).limit(1)
         if (last := conn.execute(query).one_or_none()) is not None:
             bound = (sa.literal(value, column.type) for value, column in zip(last, key, strict=True))
             these.append(sa.tuple_(*key) <= sa.tuple_(*bound))

@@ -37,6 +37,7 @@ __all__ = [
 
 ALIVE = ("running", "hung")  # a lost run may be over for good, and nobody will ever say so
 DAY = 86_400.0  # seconds
+THINNED_AT_ONCE = 16  # chunks, of half a megabyte at most: measured, 9 million points in one go took 0.4 s
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +138,15 @@ def due_runs(conn: Connection, project: str, policy: Policy, now: float, limit: 
 
 
 def carry_out(conn: Connection, due: Due, now: float) -> bool:
-    """Delete or thin a run that was found due. False if it was resumed, tagged or deleted meanwhile."""
+    """Delete or thin a run that was found due. False if it was resumed, tagged or deleted meanwhile.
+
+    Of a large run some chunks are thinned, and it stays due: nobody else can write for as long as this takes.
+    """
     query = sa.select(runs.c.id).where(runs.c.id == due.run, *_free(), runs.c.last_seen_at <= due.last_seen_at)
     if conn.scalar(query.with_for_update()) is None:
         return False
     if due.deed == "thin":
-        return thin_run(conn, due.run) > 0
+        return thin_run(conn, due.run, THINNED_AT_ONCE) > 0
     delete_run(conn, due.run, now, f"{RETENTION}{due.because}")
     return True
 

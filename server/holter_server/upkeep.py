@@ -1,6 +1,6 @@
 """Upkeep: deletes or thins what projects no longer keep whole, and removes the rows of runs whose time is up.
 
-All of it beside the ingest: rows go in slices of some 20 ms, each a job among the others of the writer thread, with
+All of it beside the ingest: rows go in slices of some 10 ms, each a job among the others of the writer thread, with
 pauses between them. A service that is stopped or killed goes on when it starts again, and any number of servers may do
 this on one database: a run is deleted once, and whoever holds a run's row removes its rows.
 """
@@ -26,8 +26,9 @@ __all__ = ["Upkeep", "default_policy"]
 
 log = logging.getLogger("holter.server")
 
-SLICE_S = 0.02  # of one commit: what waits with it waits so much longer
-PAUSE_S = 0.05  # in which the writer belongs to the others
+SLICE_S = 0.01  # of one commit: what waits with it waits so much longer
+PAUSE_S = 0.05  # at least, in which the writer belongs to the others
+PAUSES = 3  # times what the slice and its commit took: on a busy machine the others get as much more
 RUNS_AT_ONCE = 100
 PATIENCE_S = 30.0  # for one job; the writer is busy then, and the next round goes on
 
@@ -81,12 +82,14 @@ class Upkeep:
 
     def retire(self) -> None:
         """Delete, or thin, every run that its project no longer keeps as it is."""
+        changed: set[Due] = set()
         while not self._ended.is_set():
             done = self._carry_out(self._due())
-            for (project, deed), count in sorted(done.items()):
-                log.info("Retention of %r: %s", project, _DONE[deed].format(count))
+            changed |= done
             if not done:
-                return
+                break
+        for (project, deed), count in sorted(Counter((due.project, due.deed) for due in changed).items()):
+            log.info("Retention of %r: %s", project, _DONE[deed].format(count))
 
     def _due(self) -> list[Due]:
         now = self._clock()
@@ -99,14 +102,14 @@ class Upkeep:
                 for due in due_runs(conn, project, policy, now, RUNS_AT_ONCE)
             ]
 
-    def _carry_out(self, due: Iterable[Due]) -> Counter[tuple[str, str]]:
+    def _carry_out(self, due: Iterable[Due]) -> set[Due]:
         jobs: list[tuple[Due, Future[bool]]] = []
         for item in due:
             try:
                 jobs.append((item, self._writer.submit(partial(_carry_out, item), order=item.run)))
             except ApiError:  # the queue is full: frames go first
                 break
-        return Counter((item.project, item.deed) for item, job in jobs if job.result(PATIENCE_S))
+        return {item for item, job in jobs if job.result(PATIENCE_S)}
 
     def purge(self) -> None:
         """Remove the rows of every run whose time is up."""
@@ -122,6 +125,7 @@ class Upkeep:
         """True once nothing of the run is left."""
         rows = 0
         while not self._ended.is_set():
+            began = time.monotonic()
             try:
                 slice_ = self._writer.call(partial(_purge, run_id, before), order=run_id)
             except ApiError:  # the queue is full, or the service is stopping: the next round goes on
@@ -132,7 +136,7 @@ class Upkeep:
                 return True
             if slice_.busy:
                 return False
-            self._ended.wait(PAUSE_S)
+            self._ended.wait(max(PAUSE_S, PAUSES * (time.monotonic() - began)))
         return False
 
 

@@ -198,6 +198,29 @@ def test_retention_acts_by_itself(settings: Settings, client_of, wait) -> None:
         assert {run["id"] for run in service.get("/runs")["runs"]} == {old, new}
 
 
+def test_raw_points_are_dropped_once_a_run_is_compacted(settings: Settings, database_url: str, client_of, wait) -> None:
+    """By the background loop; the catalogue and the charts still know all of it."""
+    quick = {"retention_raw_days": 1e-6, "upkeep_interval_s": 0.1, "compact_interval_s": 0.1}
+    database = Database.open(database_url)
+
+    def chunks(condition: str) -> int:
+        with database.read() as conn:
+            return int(conn.exec_driver_sql(f"SELECT count(*) FROM chunks WHERE {condition}").scalar_one())
+
+    with running(settings.model_copy(update=quick)) as base:
+        service = client_of(base)
+        run = service.start(project="p")
+        for seq in range(1, 6):
+            service.ship(run, frame(seq, 1000))
+        service.post(f"/runs/{run}/finish", {})
+        wait(lambda: chunks("NOT raw") == 2 and not chunks("raw"), "the raw points to go")
+        (metric, _) = service.get(f"/runs/{run}/metrics")["metrics"]
+        assert metric["count"] == 5000
+        (view,) = service.get(f"/runs/{run}/series?metric=a&width=4")["series"]
+        assert (view["min"], view["max"], view["count"]) == (1000 / 7, 5999 / 7, 5000)
+    database.close()
+
+
 def test_the_points_of_a_deleted_run_are_safe_with_its_agent(
     service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], wait
 ) -> None:
