@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from holter_db.database import Database
-from holter_db.migrate import revision
+from holter_db.migrate import revision_of
 from holter_db.schema import REVISION, metadata, runs, series
 
 __all__ = ["Contents", "look"]
@@ -40,7 +40,7 @@ def look(database: Database) -> Contents:
         DatabaseError: the database holds no tables of Holter's, or can't be read.
     """
     with database.read() as conn:
-        found = revision(conn)
+        found = revision_of(conn)
         there = set(sa.inspect(conn).get_table_names())
         rows = {name: _count(conn, table) for name, table in sorted(metadata.tables.items()) if name in there}
         size, free = _size(conn)

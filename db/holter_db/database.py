@@ -13,7 +13,8 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from holter_db.errors import DatabaseError
-from holter_db.migrate import migrate, revision
+from holter_db.migrate import migrate, revision_of
+from holter_db.notifications import Listener
 from holter_db.open_errors import explain
 from holter_db.tail import TailCache
 
@@ -42,7 +43,8 @@ class Database:
             self._reader = _sqlite_engine(url, begin="BEGIN", pool_size=8)
         else:
             self.dialect = "postgresql"
-            self._writer = sa.create_engine(url, pool_size=10, max_overflow=20, pool_pre_ping=True)
+            named = {"application_name": "holter"} if "application_name" not in url.query else {}
+            self._writer = sa.create_engine(url, pool_size=10, max_overflow=20, pool_pre_ping=True, connect_args=named)
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         # Only connections that read may fill the cache: what a writer sees could still be rolled back.
         self._reader = self._reader.execution_options(tail_cache=cache)
@@ -66,7 +68,7 @@ class Database:
         try:
             if as_it_is:
                 with database._reader.connect() as conn:
-                    revision(conn)
+                    revision_of(conn)
                 return database
             with database._migrating() as conn:
                 migrate(conn)
@@ -76,6 +78,22 @@ class Database:
         except BaseException:
             database.close()
             raise
+        return database
+
+    @classmethod
+    def attach(cls, url: sa.URL) -> Database:
+        """Connect to a database as it is, whatever its tables are.
+
+        Raises:
+            DatabaseError: it can't be reached.
+        """
+        database = cls(url)
+        try:
+            with database._reader.connect() as conn, conn.begin():
+                conn.execute(sa.text("SELECT 1"))
+        except SQLAlchemyError as error:
+            database.close()
+            raise explain(url, error) from error
         return database
 
     @contextmanager
@@ -102,6 +120,15 @@ class Database:
         """Raise `DatabaseError` unless the database answers."""
         with self.read() as conn:
             conn.execute(sa.text("SELECT 1 FROM runs LIMIT 1"))
+
+    def listen(self) -> Listener:
+        """A new connection that hears what servers on this PostgreSQL announce; SQLite has one server.
+
+        Raises:
+            DatabaseError: PostgreSQL can't be reached.
+        """
+        args, params = self._writer.dialect.create_connect_args(self._writer.url)
+        return Listener(args, params)
 
     def close(self) -> None:
         """Close every connection."""
@@ -152,7 +179,7 @@ def parse_url(url: str) -> sa.URL:
     """The address of a database that Holter can use.
 
     Raises:
-        DatabaseError: it can't be one; with an address that can.
+        DatabaseError: it is none, and what one looks like.
     """
     try:
         parsed = sa.make_url(url)

@@ -14,7 +14,7 @@ from holter_db.schema import REVISION, metadata
 if TYPE_CHECKING:
     from alembic.config import Config
 
-__all__ = ["MIGRATIONS", "alembic_config", "migrate", "revision"]
+__all__ = ["MIGRATIONS", "alembic_config", "migrate", "revision_of"]
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 0x486F6C746572  # "Holter": servers that start together migrate one after the other
@@ -28,7 +28,7 @@ def migrate(conn: Connection) -> None:
     """
     if conn.dialect.name == "postgresql":
         conn.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
-    found = revision(conn)
+    found = revision_of(conn)
     if found == REVISION:
         return
     from alembic import command  # noqa: PLC0415  it takes 0.2 s to load, and an up-to-date database needs none of it
@@ -59,8 +59,8 @@ def alembic_config(conn: Connection, **options: Any) -> Config:
     return config
 
 
-def revision(conn: Connection) -> str | None:
-    """The revision of the database's tables; None where there are none of ours.
+def revision_of(conn: Connection) -> str | None:
+    """The revision of the schema, or None where there are no tables yet.
 
     Raises:
         DatabaseError: the tables are another program's.

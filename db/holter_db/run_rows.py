@@ -111,6 +111,8 @@ class LiveRun:
     due_at: float | None
     last_step: int | None
     last_step_at: float | None
+    position: int  # of its newest segment
+    revision: int  # of its config, tags and planned steps
 
     def vitals(self, now: float) -> Vitals:
         """The same for the health engine, at the service's time ``now``."""

@@ -99,6 +99,7 @@ runs = Table(
     Column("position", BigInteger, nullable=False),  # of the newest segment, in the order of commits
     Column("folds", BigInteger, nullable=False),  # how often segments were folded into chunks
     Column("compacted", BigInteger, nullable=False),  # everything up to this position lies in full chunks, as it stays
+    Column("revision", BigInteger, nullable=False),  # of what rules may ask of it: config, tags, planned steps
     Index(None, "project", "created_at"),
     Index(None, "created_at"),
     Index(None, "state"),
@@ -363,11 +364,14 @@ command_answers = Table(
     _run_key(),
 )
 
+# The health engine's memory. It is behind the run by a few segments: what came after `position` is observed again.
 rule_state = Table(
     "rule_state",
     metadata,
     _of_run(),
     Column("version", BigInteger, nullable=False),
+    Column("position", BigInteger, nullable=False),  # of the newest segment in it
+    Column("rules", Integer, nullable=False),  # version of the project's rules that made it; 0: it had none
     Column("state", LargeBinary),
     _run_key(),
 )

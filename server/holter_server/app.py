@@ -10,7 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 
 from anyio import to_thread
 from fastapi import FastAPI, Request
-from starlette.datastructures import MutableHeaders
 from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,9 +18,10 @@ from holter_db.database import Database
 from holter_server.answers import Json
 from holter_server.api_page import api_page
 from holter_server.auth import Guard
-from holter_server.body import LimitBody
+from holter_server.body import LimitBody, Room
 from holter_server.context import Context
 from holter_server.errors import CatchFaults, install_error_handlers
+from holter_server.frames import FrameLane
 from holter_server.openapi import install_openapi
 from holter_server.routes import (
     commands,
@@ -57,6 +57,7 @@ SECURITY_HEADERS = {
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "same-origin",
 }
+PROTECTION = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 
 
 def create_app(settings: Settings, database: Database | None = None, address: str = "") -> FastAPI:
@@ -95,7 +96,9 @@ def create_app(settings: Settings, database: Database | None = None, address: st
     app.include_router(pages.router)
     app.mount("/static", StaticFiles(directory=str(resources.files("holter_web") / "static"), check_dir=False))
     # The last one added is the outermost.
-    app.add_middleware(LimitBody, limit=settings.max_body_mb * 1_000_000)
+    app.add_middleware(FrameLane, prefix=API)
+    room = Room(settings.queue_mb * 1_000_000)
+    app.add_middleware(LimitBody, limit=settings.max_body_mb * 1_000_000, room=room)
     app.add_middleware(Guard)
     app.add_middleware(CatchFaults)
     app.add_middleware(SecurityHeaders)
@@ -128,9 +131,9 @@ class SecurityHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def protected(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)
+                known = {name.lower() for name, _ in message.get("headers", ())}
+                more = (header for header in PROTECTION if header[0] not in known)
+                message["headers"] = [*message.get("headers", ()), *more]
             await send(message)
 
         await self.app(scope, receive, protected if scope["type"] == "http" else send)

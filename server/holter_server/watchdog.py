@@ -1,24 +1,44 @@
-"""Looks at the signs of life of every live run, once a second: a run that says nothing can't report its own silence."""
+"""Looks at the signs of life of every live run, once a second: a run that says nothing can't report its own silence.
+
+One look is three queries, whatever the number of runs. Most runs need nothing: their engines say until when, if nothing
+new is heard, and the others' rows say whether there is anything to look at. Only the rest get a tick.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
-from holter_db.database import Database
+from holter.health.model import Vitals
+from holter_db import rule_sets, rule_state, runs
+from holter_db.database import Connection, Database
 from holter_db.errors import NotFound
-from holter_db.runs import live_runs
-from holter_server.errors import ApiError
+from holter_db.runs import LiveRun
+from holter_server.errors import ApiError, Overloaded
 from holter_server.ingest import Pipeline
-from holter_server.writing import Transaction, WriterThread
+from holter_server.vital_signs import with_ranks
+from holter_server.writing import WriterThread
 
 __all__ = ["Watchdog"]
 
 log = logging.getLogger("holter.server")
+T = TypeVar("T")
 PATIENCE_S = 30.0  # a round that takes longer means that the writer is busy; the next one will look again
+QUIET_S = 10.0  # without a step: a run whose engine is not in this process is looked at from here on
+SETTLED_AFTER_S = 30.0  # without a frame: what the engine has observed is saved, so that it can be compacted
+SEARCH_S = 600.0  # between two searches for runs that a server left unsaved that is no more
+SETTLED_AT_ONCE = 20  # runs in one round
+SETTLED_POINTS = 1_000_000  # of one run in one transaction, in which everybody waits: a tenth of a second
+
+_Asked = tuple[LiveRun, int, Vitals]  # a run, the version of its project's rules, its signs of life
+_Seen = tuple[int, int, int, Vitals]  # what a run's next moment depends on: position, revision, rules, signs of life
 
 
 class Watchdog:
@@ -29,6 +49,8 @@ class Watchdog:
         self._writer = writer
         self._pipeline = pipeline
         self._interval_s = interval_s
+        self._asleep: dict[str, tuple[_Seen, float]] = {}
+        self._search_at = 0.0  # monotonic
         self._ended = threading.Event()
         self._failing = False
         self._thread = threading.Thread(target=self._run, name="holter-watchdog", daemon=True)
@@ -44,7 +66,10 @@ class Watchdog:
         while not self._ended.wait(self._interval_s):
             try:
                 self.look()
+                self.settle()
                 self._failing = False
+            except Overloaded:  # frames go first; the next round will look again
+                continue
             except Exception as error:  # the watchdog has to outlive a database that is away for a while
                 if not self._failing:  # said once per outage
                     log.exception("The watchdog could not look at the live runs: %s", error)
@@ -53,16 +78,66 @@ class Watchdog:
     def look(self) -> None:
         """One round over all live runs."""
         with self._database.read() as conn:
-            live = live_runs(conn)
-        ticks: list[Future[None]] = []
-        for run in live:
-            try:
-                ticks.append(self._writer.submit(partial(self._tick, run.id), order=run.id))
-            except ApiError:  # the queue is full: frames go first, and each of them looks at its run too
-                break
-        for tick in ticks:
-            tick.result(PATIENCE_S)
+            live = _live(conn, time.time())
+        self._have_done(self._pipeline.tick, self._due(live))
 
-    def _tick(self, run_id: str, tx: Transaction) -> None:
-        with contextlib.suppress(NotFound):  # deleted since the look
-            self._pipeline.tick(tx, run_id)
+    def settle(self) -> None:
+        """Have the memory of quiet engines saved, and of those that nobody has in memory."""
+        quiet = time.time() - SETTLED_AFTER_S
+        unsaved = self._ask(lambda: self._pipeline.unsaved(quiet))[:SETTLED_AT_ONCE]
+        if not unsaved and time.monotonic() >= self._search_at:
+            with self._database.read() as conn:
+                unsaved = rule_state.behind(conn, quiet, SETTLED_AT_ONCE)
+            if not unsaved:
+                self._search_at = time.monotonic() + SEARCH_S
+        self._have_done(partial(self._pipeline.settle, points=SETTLED_POINTS), unsaved)
+
+    def _due(self, live: list[_Asked]) -> list[str]:
+        """The runs that need a tick now."""
+        seen = {run.id: (run.position, run.revision, rules, replace(signs, now=0.0)) for run, rules, signs in live}
+        self._asleep = {
+            run_id: entry for run_id, entry in self._asleep.items() if run_id in seen and entry[0] == seen[run_id]
+        }
+        awake = [entry for entry in live if not self._sleeps(entry[0].id, entry[2].now)]
+        wakes = self._ask(lambda: self._pipeline.wake(awake)) if awake else {}
+        due = []
+        for run, _, signs in awake:
+            wake = wakes[run.id]
+            if (wake is None and _restless(signs)) or (wake is not None and wake <= signs.now):
+                due.append(run.id)
+            elif wake is not None:
+                self._asleep[run.id] = seen[run.id], wake
+        return due
+
+    def _sleeps(self, run_id: str, now: float) -> bool:
+        entry = self._asleep.get(run_id)
+        return entry is not None and now < entry[1]
+
+    def _have_done(self, work: Callable[..., object], run_ids: Iterable[str]) -> None:
+        pending: list[Future[object]] = []
+        for run_id in run_ids:
+            try:
+                pending.append(self._writer.submit(partial(work, run_id=run_id), order=run_id))
+            except ApiError:  # the queue is full: frames go first, and the next round will look again
+                break
+        for future in pending:
+            with contextlib.suppress(NotFound):  # deleted since the look
+                future.result(PATIENCE_S)
+
+    def _ask(self, question: Callable[[], T]) -> T:
+        """Ask the engines, which live in the writer thread."""
+        return self._writer.submit(lambda _: question()).result(PATIENCE_S)
+
+
+def _live(conn: Connection, now: float) -> list[_Asked]:
+    live = runs.live_runs(conn)
+    ranks = runs.live_ranks(conn)
+    rules: Mapping[str, int] = rule_sets.versions(conn, {run.project for run in live})
+    return [(run, rules.get(run.project, 0), with_ranks(run.vitals(now), ranks.get(run.id, ()))) for run in live]
+
+
+def _restless(signs: Vitals) -> bool:
+    """Whether a run whose engine is not at hand has to be looked at: it may be late, silent, or back."""
+    late = signs.due_at is not None and signs.due_at < signs.now
+    quiet = signs.last_step_at is not None and signs.now - signs.last_step_at > QUIET_S
+    return signs.state != "running" or late or quiet

@@ -43,13 +43,6 @@ def test_the_migrations_make_what_the_code_expects(database: Database) -> None:
         command.check(config)
 
 
-def test_every_table_that_grows_has_the_run_first_in_its_key() -> None:
-    """So that PostgreSQL can be partitioned or distributed by run without a change of code."""
-    reference = {"projects", "webhooks", "tokens", "rule_sets", "retention"}
-    firsts = {name: next(iter(table.primary_key)).name for name, table in metadata.tables.items()}
-    assert {name for name, first in firsts.items() if first == "run_id"} == set(firsts) - reference - {"runs"}
-
-
 def test_downgrade_undoes_the_migration(database: Database) -> None:
     """Every revision can be taken back."""
     config = Config()

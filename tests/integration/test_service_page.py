@@ -56,9 +56,8 @@ CALLS = {
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory, client_of):
-    path = tmp_path_factory.mktemp("page") / "holter.db"
-    with running(Settings(db=f"sqlite:///{path}", port=0)) as base:
+def page(shared_database_url, client_of):
+    with running(Settings(db=shared_database_url, port=0)) as base:
         yield client_of(base)
 
 

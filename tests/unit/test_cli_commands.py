@@ -23,7 +23,7 @@ COMMANDS = [
     "delete", "restore", "purge", "retention show", "retention set", "retention clear", "retention preview",
     "db info", "db check", "db backup",
     "rules list", "rules check", "rules backtest", "webhook add", "webhook list", "webhook test", "webhook remove",
-    "token create", "token list", "token revoke",
+    "token create", "token list", "token revoke", "migrate-db",
 ]  # fmt: skip
 
 

@@ -172,8 +172,15 @@ def look_at_captures(conn: Connection, stored: Stored) -> Iterator[Finding]:
 
 
 def look_at_rule_state(conn: Connection, stored: Stored) -> Iterator[Finding]:
-    state = conn.scalar(sa.select(rule_state.c.state).where(rule_state.c.run_id == stored.id))
-    if state is not None and not readable(state):
+    """The memory of the health rules can be read, and is of frames that there are."""
+    query = sa.select(rule_state.c.position, rule_state.c.state).where(rule_state.c.run_id == stored.id)
+    row = conn.execute(query).one_or_none()
+    if row is None:
+        return
+    if row.position > stored.run["position"]:
+        what = f"The health rules remember frame {row.position} of {stored.run['position']}"
+        yield Finding("rule_state", what, RESTORE, stored.id)
+    if row.state is not None and not readable(row.state):
         what = "What the health rules remember of the run can't be read"
         yield Finding("rule_state", what, "They begin anew with its next points; nothing else is lost.", stored.id)
 

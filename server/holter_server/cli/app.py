@@ -13,6 +13,7 @@ from holter_server.cli.demo import demo
 from holter_server.cli.doctor import doctor
 from holter_server.cli.export import export
 from holter_server.cli.failure import CommandGroup
+from holter_server.cli.migrate_db import migrate_db
 from holter_server.cli.orders import checkpoint, stop
 from holter_server.cli.retention import retention
 from holter_server.cli.rules import rules
@@ -78,3 +79,4 @@ app.add_typer(retention, name="retention", rich_help_panel=ADMINISTRATION)
 app.add_typer(database, name="db", rich_help_panel=ADMINISTRATION)
 app.add_typer(webhooks, name="webhook", rich_help_panel=ADMINISTRATION)
 app.add_typer(tokens, name="token", rich_help_panel=ADMINISTRATION)
+app.command("migrate-db", rich_help_panel=ADMINISTRATION)(migrate_db)

@@ -180,11 +180,11 @@ def _opened(url: str) -> Iterator[Database]:
 
 
 def _refuse_another_revision(opened: Database) -> None:
-    from holter_db.migrate import revision  # noqa: PLC0415
+    from holter_db.migrate import revision_of  # noqa: PLC0415
     from holter_db.schema import REVISION  # noqa: PLC0415
 
     with opened.read() as conn:
-        found = revision(conn)
+        found = revision_of(conn)
     if found is None:
         raise Failure("The database holds nothing of Holter's", "Name the service's: --db", exit_code=UNREADABLE)
     if found != REVISION:

@@ -8,7 +8,7 @@ from alembic import op
 from holter_db.types import Double
 
 revision = "0008"
-down_revision = "0004"
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 
