@@ -111,7 +111,8 @@ def _many_writers(bench: Bench, part: Part, service: Service, home: Home) -> Non
         at_most(f"{name}: not acknowledged within 1 s", float(load.missed(1.0)), 0.0, "",
                 note=f" of {load.requests:,} ({load.refused} refused and sent again)"),
         told(f"{name}: processors busy", f"service {spent / seconds:.2f} ({1000 * spent / frames:.2f} ms a frame), "
-             f"load generator {load.cpu_s / effort.writers_s:.2f}, up to {1000 * max(load.late_sends):.0f} ms late"),
+             f"load generator {load.cpu_s / effort.writers_s:.2f}; it sent up to "
+             f"{1000 * max(load.late_sends):.0f} ms late"),
     )  # fmt: skip
     part.raw["writers"] = found | {
         "writers": effort.writers, "requests": load.requests, "refused": load.refused, "failed": load.failed,

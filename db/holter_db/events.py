@@ -38,9 +38,13 @@ def event_id(writer_id: int, seq: int, number: int) -> str:
     return f"{writer_id}-{seq}-{number}"
 
 
-def list_events(conn: Connection, run_id: str) -> list[EventRow]:
-    """The events of a run in the order of their times; ``data`` of a capture (`holter_db.captures`) is its summary."""
-    query = _select_short().where(events.c.run_id == run_id)
+def list_events(conn: Connection, run_id: str, kind: str | None = None) -> list[EventRow]:
+    """The events of a run in the order of their times; ``data`` of a capture (`holter_db.captures`) is its summary.
+
+    Args:
+        kind: only those of this kind.
+    """
+    query = _select_short().where(events.c.run_id == run_id, *(() if kind is None else (events.c.kind == kind,)))
     return [_row(row) for row in conn.execute(query.order_by(events.c.time, *_KEY))]
 
 

@@ -129,31 +129,30 @@ class _Storing:
         self._now = now
         self._places = Places(conn, now)
         self._rows = _Rows()
+        self._stored: dict[int, set[int]] = {}  # numbers of each writer, by identity
         self._heard: dict[int, Writer] = {}  # by identity: a writer's row is written once
         self._begun: dict[int, Attempt] = {}
 
     def take(self, shipments: Sequence[Shipment]) -> list[Appended | Conflict]:
         self._places.look_up((shipment.run, shipment.frame) for shipment in shipments)
-        placed = [(shipment, self._places.place(shipment.run, shipment.frame)) for shipment in shipments]
-        known = self._known(placed)
-        appended = [self._take(shipment, writer, known[id(writer)]) for shipment, writer in placed]
+        self._look_up_seqs(shipments)
+        # One after the other: a frame may open the attempt that makes the ones behind it late.
+        appended = [self._take(shipment, self._places.place(shipment.run, shipment.frame)) for shipment in shipments]
         self._rows.insert(self._conn)
         self._places.write(list(self._heard.values()), list(self._begun.values()))
         return appended
 
-    def _known(self, placed: Sequence[tuple[Shipment, Writer]]) -> dict[int, set[int]]:
-        """Of each writer, by identity, which numbers of these frames are stored already: none beyond its greatest."""
+    def _look_up_seqs(self, shipments: Sequence[Shipment]) -> None:
+        """Which numbers of these frames are stored already; those beyond their writer's greatest can't be."""
         asked: dict[int, tuple[Writer, set[int]]] = {}
-        for shipment, writer in placed:
-            _, seqs = asked.setdefault(id(writer), (writer, set()))
-            if shipment.kept and 0 < shipment.frame.seq <= writer.last_seq:
-                seqs.add(shipment.frame.seq)
-        return {
-            key: known_seqs(self._conn, writer.attempt.run_id, writer.writer_id, seqs) if seqs else set()
-            for key, (writer, seqs) in asked.items()
-        }
+        for shipment in shipments:
+            writer = self._places.known(shipment.run, shipment.frame)
+            if writer is not None and shipment.kept and 0 < shipment.frame.seq <= writer.last_seq:
+                asked.setdefault(id(writer), (writer, set()))[1].add(shipment.frame.seq)
+        for key, (writer, seqs) in asked.items():
+            self._stored[key] = known_seqs(self._conn, writer.attempt.run_id, writer.writer_id, seqs)
 
-    def _take(self, shipment: Shipment, writer: Writer, known: set[int]) -> Appended | Conflict:
+    def _take(self, shipment: Shipment, writer: Writer) -> Appended | Conflict:
         run, frame = shipment.run, shipment.frame
         seq = frame.seq
         if shipment.kept:
@@ -161,9 +160,10 @@ class _Storing:
             if seq > INT64_MAX:
                 hint = "Use another writer's name."
                 return Conflict(f"The writer {frame.writer!r} has no sequence number left", hint)
-            if seq in known:
+            stored = self._stored.setdefault(id(writer), set())
+            if seq in stored:
                 return self._appended(run, writer, seq, duplicate=True)
-            known.add(seq)
+            stored.add(seq)
         dropped = frame.dropped if frame.dropped > writer.dropped else None
         writer.hear(seq if shipment.kept else 0, frame, self._now)
         self._heard[id(writer)] = writer

@@ -51,10 +51,8 @@ class LockedRun:
         if due_at is not None:
             self.due_at = due_at
 
-    def reach(self, step: int, at: float, attempt: int) -> None:
-        """Take in a step. Those of an attempt older than the run's newest don't count."""
-        if attempt < self.attempt:
-            return
+    def reach(self, step: int, at: float) -> None:
+        """Take in a step of the newest attempt."""
         if self.last_step_at is None or self.last_step is None:
             self.last_step, self.last_step_at = step, at
             return

@@ -80,6 +80,11 @@ class Places:
             if keys:
                 self._enter(by_key, sorted(keys))
 
+    def known(self, run: LockedRun, frame: Frame) -> Writer | None:
+        """The frame's writer, if it is one of those that were looked up."""
+        number = self._numbers.get((run.id, stored(frame.attempt))) if frame.attempt else run.attempt
+        return None if number is None else self._writers.get((run.id, number, stored(frame.writer)))
+
     def place(self, run: LockedRun, frame: Frame) -> Writer:
         """The frame's writer. An attempt or a writer that is new is opened, and the run moves on to the attempt."""
         number, name = self._number(run, stored(frame.attempt)), stored(frame.writer)

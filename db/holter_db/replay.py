@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -20,7 +20,7 @@ __all__ = ["count_incidents", "iter_batches", "iter_unobserved"]
 
 VALUES_PER_WINDOW = 2_000_000
 VALUES_PER_PIECE = 500_000
-SEGMENTS_PER_PIECE = 64
+SEGMENTS_AT_ONCE = 8
 _ROW_BITS = 20  # a frame has fewer records than 2**20
 
 
@@ -45,10 +45,13 @@ def iter_batches(conn: Connection, run_id: str, *, values: int = VALUES_PER_WIND
         yield from _batches([layer for layer in layers if len(layer.keys)], names)
 
 
-def iter_unobserved(conn: Connection, run_id: str, after: int, up_to: int) -> Iterator[tuple[int, list[Batch]]]:
+def iter_unobserved(
+    conn: Connection, run_id: str, after: int, up_to: int
+) -> Generator[tuple[int, list[Batch]], None, None]:
     """The records of the segments with a position beyond ``after``, in pieces, each with the position that it reaches.
 
-    What is in chunks is not among them: only what an engine's saved memory holds is folded.
+    What is in chunks is not among them: only what an engine's saved memory holds is folded. A generator that is not
+    read to its end has to be closed.
 
     Raises:
         DatabaseError: a segment is damaged, or was written by a newer version.
@@ -62,12 +65,13 @@ def iter_unobserved(conn: Connection, run_id: str, after: int, up_to: int) -> It
     )
     blocks: list[tuple[str, Block]] = []
     values = 0
-    for position, points, payload, name in conn.execute(query.execution_options(yield_per=SEGMENTS_PER_PIECE)):
-        blocks += ((name, block) for block in decode_blocks(payload))
-        values += points
-        if values >= VALUES_PER_PIECE:
-            yield position, _joined(blocks)
-            blocks, values = [], 0
+    with conn.execute(query.execution_options(yield_per=SEGMENTS_AT_ONCE)) as rows:
+        for position, points, payload, name in rows:
+            blocks += ((name, block) for block in decode_blocks(payload))
+            values += points
+            if values >= VALUES_PER_PIECE:
+                yield position, _joined(blocks)
+                blocks, values = [], 0
     yield up_to, _joined(blocks)
 
 

@@ -55,14 +55,14 @@ def save(conn: Connection, run_id: str, saved: Saved) -> Saved:
     Raises:
         Conflict: another transaction has saved in between.
     """
-    insert_new(conn, rule_state, {"run_id": run_id, "version": 0, "position": 0, "rules": 0}, key=("run_id",))
     now = Saved(saved.version + 1, saved.position, saved.rules)
-    changed = conn.execute(
-        sa.update(rule_state)
-        .where(rule_state.c.run_id == run_id, rule_state.c.version == saved.version)
-        .values(version=now.version, position=now.position, rules=now.rules, state=saved.state)
-    )
-    if changed.rowcount != 1:
+    values = {"version": now.version, "position": now.position, "rules": now.rules, "state": saved.state}
+    if saved.version == 0:
+        written = insert_new(conn, rule_state, {"run_id": run_id, **values}, key=("run_id",))
+    else:
+        this = (rule_state.c.run_id == run_id, rule_state.c.version == saved.version)
+        written = conn.execute(sa.update(rule_state).where(*this).values(values)).rowcount == 1
+    if not written:
         raise Conflict(f"The rule state of run {run_id!r} has moved on", "Load it again and repeat the transaction.")
     return now
 

@@ -304,8 +304,8 @@ def touch_run(
     if run is None:
         raise NotFound("run", run_id, "`holter runs` lists the runs.")
     run.hear(seen_at, due_at)
-    if last_step is not None and last_step_at is not None:
-        run.reach(last_step, last_step_at, run.attempt if attempt is None else attempt)
+    if last_step is not None and last_step_at is not None and (attempt is None or attempt >= run.attempt):
+        run.reach(last_step, last_step_at)
     write_runs(conn, [run])
 
 

@@ -18,7 +18,7 @@ from holter_db.database import Database
 from holter_server.answers import Json
 from holter_server.api_page import api_page
 from holter_server.auth import Guard
-from holter_server.body import LimitBody, Room
+from holter_server.body import LimitBody
 from holter_server.context import Context
 from holter_server.errors import CatchFaults, install_error_handlers
 from holter_server.frames import FrameLane
@@ -93,8 +93,7 @@ def create_app(settings: Settings, database: Database | None = None, address: st
     app.mount("/static", StaticFiles(directory=str(resources.files("holter_web") / "static"), check_dir=False))
     # The last one added is the outermost.
     app.add_middleware(FrameLane, prefix=API)
-    room = Room(settings.queue_mb * 1_000_000)
-    app.add_middleware(LimitBody, limit=settings.max_body_mb * 1_000_000, room=room)
+    app.add_middleware(LimitBody, limit=settings.max_body_mb * 1_000_000)
     app.add_middleware(Guard)
     app.add_middleware(CatchFaults)
     app.add_middleware(SecurityHeaders)

@@ -53,13 +53,12 @@ class Room:
 
 class LimitBody:
     """Refuses a request whose body is longer than ``limit`` bytes, whether or not it announced its length, and one for
-    which there is no ``room``.
+    which there is no room in the service.
     """
 
-    def __init__(self, app: ASGIApp, limit: int, room: Room) -> None:
+    def __init__(self, app: ASGIApp, limit: int) -> None:
         self.app = app
         self.limit = limit
-        self.room = room
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -72,36 +71,38 @@ class LimitBody:
             error = _too_large(self.limit, "as it travels")
             await ApiError(413, error.kind, error.message, error.hint, headers=headers).answer()(scope, receive, send)
             return
+        room: Room = scope["app"].state.context.room
         try:
-            self.room.take(size)
+            room.take(size)
         except Overloaded as error:
             await error.answer()(scope, receive, send)
             return
-        body = _Counted(receive, self, size)
+        body = _Counted(receive, self.limit, room, size)
         try:
             await self.app(scope, body.receive, send)
         finally:
-            self.room.give(body.held)
+            room.give(body.held)
 
 
 class _Counted:
     """A body on its way in; ``held`` bytes of the room are its."""
 
-    __slots__ = ("_limits", "_receive", "_received", "held")
+    __slots__ = ("_limit", "_receive", "_received", "_room", "held")
 
-    def __init__(self, receive: Receive, limits: LimitBody, announced: int) -> None:
+    def __init__(self, receive: Receive, limit: int, room: Room, announced: int) -> None:
         self._receive = receive
-        self._limits = limits
+        self._limit = limit
+        self._room = room
         self._received = 0
         self.held = announced
 
     async def receive(self) -> Message:
         message = await self._receive()
         self._received += len(message.get("body", b""))
-        if self._received > self._limits.limit:
-            raise _too_large(self._limits.limit, "as it travels")
+        if self._received > self._limit:
+            raise _too_large(self._limit, "as it travels")
         if self._received > self.held:  # it came in chunks, without its length
-            self._limits.room.take(self._received - self.held)
+            self._room.take(self._received - self.held)
             self.held = self._received
         return message
 

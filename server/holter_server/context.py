@@ -16,6 +16,7 @@ from holter_db.database import Connection, Database
 from holter_db.runs import resolve_run
 from holter_server.announcing import Announcer
 from holter_server.auth import Access
+from holter_server.body import Room
 from holter_server.compactor import Compactor
 from holter_server.engines import Engines
 from holter_server.ingest import Pipeline
@@ -42,6 +43,7 @@ class Context:
         self.address = settings.public_url.rstrip("/") or address
         self.frames = 0  # committed by this process
         self.points = 0
+        self.room = Room(settings.queue_mb * 1_000_000)
         self.hub = Hub()
         self.engines = Engines()
         self.pipeline = Pipeline(self.engines, self.page_url, lambda: self.hub.connections > 0)

@@ -16,7 +16,7 @@ import logging
 import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from holter.health import Engine, Facts, RuleError, RuleSet
@@ -202,7 +202,7 @@ class Desk:
         return same and kept.position <= self.run.before
 
     def _rebuilt(self) -> _Kept:
-        saved = rule_state.load(self.tx.conn, self.run.id)
+        saved = rule_state.load(self.tx.conn, self.run.id) if self.mark.version else NOTHING
         rules = saved.rules if saved.version else self.rules
         mark = Saved(saved.version, saved.position, saved.rules)
         return _Kept(self._made(rules, saved.state), saved.position, mark, rules, self.run.revision)
@@ -216,13 +216,14 @@ class Desk:
         """Observe what was committed after the engine's position; False if that is more than ``points``."""
         if kept.position >= self.run.before:
             return True
-        for position, batches in iter_unobserved(self.tx.conn, self.run.id, kept.position, self.run.before):
-            for batch in batches:
-                kept.engine.observe(batch)
-                kept.points += batch.values.size
-            kept.position = position
-            if kept.points >= points:
-                break
+        with closing(iter_unobserved(self.tx.conn, self.run.id, kept.position, self.run.before)) as pieces:
+            for position, batches in pieces:
+                for batch in batches:
+                    kept.engine.observe(batch)
+                    kept.points += batch.values.size
+                kept.position = position
+                if kept.points >= points:
+                    break
         return kept.position == self.run.before
 
 

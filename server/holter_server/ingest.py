@@ -296,9 +296,9 @@ def _hear(tx: Transaction, one: _Taken) -> None:
     if appended.duplicate:
         return
     one.run.hear(tx.now, None if frame.promise is None else tx.now + frame.promise)
-    step = _newest_step(appended.batches)
+    step = None if appended.late else _newest_step(appended.batches)
     if step is not None:
-        one.run.reach(step, tx.now, appended.attempt)
+        one.run.reach(step, tx.now)
 
 
 def _newest_step(batches: Iterable[Batch]) -> int | None:

@@ -28,6 +28,7 @@ def exposition(here: Context) -> str:
         _family(
             "holter_segments_waiting", "gauge", "Segments that are not in chunks yet.", [("", here.compactor.waiting)]
         ),
+        _family("holter_bodies_bytes", "gauge", "Bytes of request bodies being taken in.", [("", here.room.held)]),
         _family("holter_live_sockets", "gauge", "Open live sockets.", [("", here.hub.connections)]),
         *_of_peers(here),
         _family("process_start_time_seconds", "gauge", "Start, unix seconds, UTC.", [("", here.started_at)]),

@@ -37,9 +37,14 @@ class Settings(BaseSettings):
     max_body_mb: int = Field(32, ge=1, description="Largest request body, in MB as it travels.")
     max_decoded_mb: int = Field(64, ge=1, description="Largest request body, in MB once it is decompressed.")
     queue_limit: int = Field(
-        1000, ge=1, description="Writes that may wait for the database; one more is answered 429 with `Retry-After`."
+        5000, ge=1, description="Writes that may wait for the database; one more is answered 429 with `Retry-After`."
     )
-    queue_mb: int = Field(256, ge=1, description="MB of bodies that may wait for the database.")
+    queue_mb: int = Field(
+        96,
+        ge=1,
+        description="MB of request bodies that may be on their way in, and as many, decompressed, that may wait for "
+        "the database; one more is answered 429 with `Retry-After`.",
+    )
     webhook_timeout_s: float = Field(10.0, gt=0, description="Seconds a webhook's receiver has to answer.")
     webhook_attempts: int = Field(10, ge=1, description="Attempts before a delivery is given up.")
     webhook_backoff_s: float = Field(

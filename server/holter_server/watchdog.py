@@ -31,6 +31,7 @@ T = TypeVar("T")
 PATIENCE_S = 30.0  # a round that takes longer means that the writer is busy; the next one will look again
 QUIET_S = 10.0  # without a step: a run whose engine is not in this process is looked at from here on
 SETTLED_AFTER_S = 30.0  # without a frame: what the engine has observed is saved, so that it can be compacted
+SETTLE_S = 5.0  # between two rounds of that
 SEARCH_S = 600.0  # between two searches for runs that a server left unsaved that is no more
 SETTLED_AT_ONCE = 20  # runs in one round
 SETTLED_POINTS = 1_000_000  # of one run in one transaction, in which everybody waits: a tenth of a second
@@ -48,7 +49,8 @@ class Watchdog:
         self._pipeline = pipeline
         self._interval_s = interval_s
         self._asleep: dict[str, tuple[_Seen, float]] = {}
-        self._search_at = 0.0  # monotonic
+        self._settle_at = self._search_at = 0.0  # monotonic
+        self._stuck: set[str] = set()  # runs whose records can't be read
         self._ended = threading.Event()
         self._failing = False
         self._thread = threading.Thread(target=self._run, name="holter-watchdog", daemon=True)
@@ -64,7 +66,9 @@ class Watchdog:
         while not self._ended.wait(self._interval_s):
             try:
                 self.look()
-                self.settle()
+                if time.monotonic() >= self._settle_at:
+                    self.settle()
+                    self._settle_at = time.monotonic() + SETTLE_S
                 self._failing = False
             except Overloaded:  # frames go first; the next round will look again
                 continue
@@ -77,18 +81,23 @@ class Watchdog:
         """One round over all live runs."""
         with self._database.read() as conn:
             live = _live(conn, time.time())
-        self._have_done(self._pipeline.tick, self._due(live))
+        failed = self._have_done(self._pipeline.tick, self._due(live))
+        if failed:
+            raise next(iter(failed.values()))
 
     def settle(self) -> None:
         """Have the memory of quiet engines saved, and of those that nobody has in memory."""
         quiet = time.time() - SETTLED_AFTER_S
-        unsaved = self._ask(lambda: self._pipeline.unsaved(quiet))[:SETTLED_AT_ONCE]
+        unsaved = self._ask(lambda: self._pipeline.unsaved(quiet))
         if not unsaved and time.monotonic() >= self._search_at:
             with self._database.read() as conn:
-                unsaved = rule_state.behind(conn, quiet, SETTLED_AT_ONCE)
+                unsaved = rule_state.behind(conn, quiet, SETTLED_AT_ONCE + len(self._stuck))
             if not unsaved:
                 self._search_at = time.monotonic() + SEARCH_S
-        self._have_done(partial(self._pipeline.settle, points=SETTLED_POINTS), unsaved)
+        these = [run_id for run_id in unsaved if run_id not in self._stuck][:SETTLED_AT_ONCE]
+        for run_id, error in self._have_done(partial(self._pipeline.settle, points=SETTLED_POINTS), these).items():
+            log.error("The rules' memory of run %s can't be saved: %s", run_id, error)
+            self._stuck.add(run_id)
 
     def _due(self, live: list[_Asked]) -> list[str]:
         """The runs that need a tick now."""
@@ -111,15 +120,21 @@ class Watchdog:
         entry = self._asleep.get(run_id)
         return entry is not None and now < entry[1]
 
-    def _have_done(self, work: Callable[..., object], run_ids: Iterable[str]) -> None:
-        pending: list[Future[object]] = []
+    def _have_done(self, work: Callable[..., object], run_ids: Iterable[str]) -> dict[str, Exception]:
+        """Have the work done for each of the runs; where it failed, and why."""
+        pending: dict[str, Future[object]] = {}
         for run_id in run_ids:
             try:
-                pending.append(self._writer.submit(partial(work, run_id=run_id), order=run_id))
+                pending[run_id] = self._writer.submit(partial(work, run_id=run_id), order=run_id)
             except ApiError:  # the queue is full: frames go first, and the next round will look again
                 break
-        for future in pending:
-            future.result(PATIENCE_S)
+        failed = {}
+        for run_id, future in pending.items():
+            try:
+                future.result(PATIENCE_S)
+            except Exception as error:  # noqa: BLE001 - the others are done none the less
+                failed[run_id] = error
+        return failed
 
     def _ask(self, question: Callable[[], T]) -> T:
         """Ask the engines, which live in the writer thread."""

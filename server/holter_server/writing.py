@@ -109,8 +109,8 @@ class WriterThread:
         take: TakeFrames | None = None,
         *,
         announce: Callable[[Connection, Sequence[Transaction]], None] | None = None,
-        limit: int = 1000,
-        limit_bytes: int = 256_000_000,
+        limit: int = 5000,
+        limit_bytes: int = 96_000_000,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._database = database

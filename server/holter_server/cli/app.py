@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from holter_server.cli.compare import compare, pin
 from holter_server.cli.demo import demo
 from holter_server.cli.doctor import doctor
 from holter_server.cli.export import export
 from holter_server.cli.failure import CommandGroup
 from holter_server.cli.migrate_db import migrate_db
 from holter_server.cli.orders import checkpoint, stop
+from holter_server.cli.plan import plan
 from holter_server.cli.rules import rules
 from holter_server.cli.runs import runs, show
 from holter_server.cli.serve import serve
@@ -64,6 +66,9 @@ app.command(rich_help_panel=SERVICE)(doctor)
 app.command(rich_help_panel=RUNS)(runs)
 app.command(rich_help_panel=RUNS)(show)
 app.command(rich_help_panel=RUNS)(tail)
+app.command(rich_help_panel=RUNS)(compare)
+app.command(rich_help_panel=RUNS)(pin)
+app.command(rich_help_panel=RUNS)(plan)
 app.command(rich_help_panel=RUNS)(stop)
 app.command(rich_help_panel=RUNS)(checkpoint)
 app.command(rich_help_panel=RUNS)(export)
