@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from holter_db.errors import DatabaseError
-from holter_db.migrate import migrate
+from holter_db.migrate import migrate, revision_of
 from holter_db.notifications import Listener
 from holter_db.open_errors import explain
 from holter_db.tail import TailCache
@@ -51,19 +51,26 @@ class Database:
         self._write_lock = threading.Lock()
 
     @classmethod
-    def open(cls, url: str) -> Database:
+    def open(cls, url: str, *, as_it_is: bool = False) -> Database:
         """Connect, and create or migrate the tables.
 
         Args:
             url: ``sqlite:///holter.db`` (a file) or ``postgresql://user:password@host/name``.
+            as_it_is: create and migrate nothing; the tables may be of any revision.
 
         Raises:
             DatabaseError: with what is in the way and what to do about it.
         """
         parsed = parse_url(url)
+        if as_it_is and parsed.get_backend_name() == "sqlite" and not Path(str(parsed.database)).exists():
+            raise DatabaseError(f"There is no database at {parsed.database}", "Name one: sqlite:///PATH")
         database = cls(parsed)
         try:
-            with database._writer_connection() as conn:
+            if as_it_is:
+                with database._reader.connect() as conn:
+                    revision_of(conn)
+                return database
+            with database._migrating() as conn:
                 migrate(conn)
         except SQLAlchemyError as error:
             database.close()
@@ -136,6 +143,24 @@ class Database:
         else:
             with self._write_lock, self._writer.begin() as conn:
                 yield conn
+
+    @contextmanager
+    def _migrating(self) -> Iterator[Connection]:
+        """A transaction in which a table may be made anew: SQLite would first delete its rows, and refuse to while
+        others refer to them. It takes no notice of this pragma inside a transaction.
+        """
+        if self.dialect == "postgresql":
+            with self._writer.begin() as conn:
+                yield conn
+            return
+        with self._write_lock, self._writer.connect() as conn:
+            driver: Any = conn.connection.driver_connection
+            driver.execute("PRAGMA foreign_keys = OFF")
+            try:
+                with conn.begin():
+                    yield conn
+            finally:
+                driver.execute("PRAGMA foreign_keys = ON")
 
 
 @contextmanager

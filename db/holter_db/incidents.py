@@ -24,6 +24,8 @@ __all__ = [
     "apply",
     "find_incidents",
     "get_incident",
+    "incident_id",
+    "keep_health",
     "list_incidents",
     "snooze",
 ]
@@ -89,7 +91,7 @@ def apply(conn: Connection, run_id: str, transitions: Sequence[Transition], now:
             row = get_incident(conn, incident_id(run_id, transition.incident))
             changes.append(IncidentChange(row, done))
     if changes:
-        _keep_health(conn, run_id)
+        keep_health(conn, run_id)
     return changes
 
 
@@ -229,7 +231,8 @@ def _changed(row: RowMapping, transition: Transition, now: float) -> dict[str, A
     return values
 
 
-def _keep_health(conn: Connection, run_id: str) -> None:
+def keep_health(conn: Connection, run_id: str) -> None:
+    """Write down the run's health and how many incidents are open, from its incidents. Its row must be locked."""
     query = (
         sa.select(incidents.c.severity, sa.func.count())
         .where(incidents.c.run_id == run_id, incidents.c.state.in_(OPEN_STATES))

@@ -13,7 +13,8 @@ from holter.health.model import Batch
 from holter.wire import INT64_MAX, Block, Event, Frame
 from holter_db.captures import capture_rows
 from holter_db.catalogue import Added, update_catalogue
-from holter_db.errors import Conflict, NotFound
+from holter_db.deletion import absent
+from holter_db.errors import Conflict
 from holter_db.fold import folded_seqs
 from holter_db.locked import LockedRun, lock_runs, write_runs
 from holter_db.many import Bulk
@@ -95,7 +96,7 @@ def known_seqs(conn: Connection, run_id: str, writer_id: int, seqs: Collection[i
 def _append_one(conn: Connection, run_id: str, frame: Frame, now: float, *, kept: bool) -> Appended:
     run = lock_runs(conn, [run_id]).get(run_id)
     if run is None:
-        raise NotFound("run", run_id, "Start it with POST /api/v1/runs first.")
+        raise absent(conn, run_id)
     (appended,) = append_all(conn, [Shipment(run, frame, kept)], now)
     write_runs(conn, [run])
     if isinstance(appended, Conflict):

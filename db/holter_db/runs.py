@@ -10,13 +10,14 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from holter.wire import RunFinish, RunStart
-from holter_db.errors import Conflict, NotFound, QueryError
+from holter_db.deletion import absent, delete_run, deleted_run, restore_run
+from holter_db.errors import Conflict, QueryError
 from holter_db.locked import lock_runs, write_runs
 from holter_db.many import bound, members
 from holter_db.names import new_id, run_name
 from holter_db.run_rows import LIVE_STATES, AttemptRow, LiveRun, ProjectRow, RunRow, WriterRow, run_row
 from holter_db.run_search import SORT_KEYS, list_runs, resolve_run
-from holter_db.schema import attempts, projects, runs, writers
+from holter_db.schema import attempts, projects, purged_runs, runs, writers
 from holter_db.upsert import insert_new
 from holter_db.writers import ENDS, end_writer, list_ranks, live_ranks, register_attempt, register_writer
 
@@ -29,6 +30,7 @@ __all__ = [
     "RunRow",
     "WriterRow",
     "delete_run",
+    "deleted_run",
     "finish_run",
     "get_run",
     "get_runs",
@@ -40,6 +42,7 @@ __all__ = [
     "live_ranks",
     "live_runs",
     "resolve_run",
+    "restore_run",
     "set_state",
     "start_run",
     "touch_run",
@@ -57,16 +60,19 @@ def start_run(conn: Connection, start: RunStart, now: float) -> RunRow:
 
     Raises:
         QueryError: the id or the project can't be kept.
-        Conflict: the run was deleted, or belongs to another project.
+        Gone: the run was deleted, or purged.
+        Conflict: it belongs to another project.
     """
     _check(start)
     insert_new(conn, projects, {"name": start.project, "created_at": now}, key=("name",))
     run_id = start.id or _unused_id(conn, now)
     values = _first_values(conn, start, run_id, now)
     created = insert_new(conn, runs, values, key=("id",))
+    if created and conn.scalar(sa.select(purged_runs.c.run_id).where(purged_runs.c.run_id == run_id)):
+        raise absent(conn, run_id)
     row = conn.execute(sa.select(runs).where(runs.c.id == run_id).with_for_update()).mappings().one()
     if row["deleted_at"] is not None:
-        raise Conflict(f"Run {run_id!r} was deleted", "Start it under another id.")
+        raise absent(conn, run_id)
     if row["project"] != start.project:
         raise Conflict(
             f"Run {run_id!r} belongs to the project {row['project']!r}, not {start.project!r}",
@@ -222,12 +228,12 @@ def get_run(conn: Connection, run_id: str, *, lock: bool = False) -> RunRow:
             servers on one PostgreSQL never wait for each other.
 
     Raises:
-        NotFound: there is none, or it was deleted.
+        NotFound: there is none; `Gone` if it was deleted.
     """
     query = sa.select(runs).where(runs.c.id == run_id, runs.c.deleted_at.is_(None))
     row = conn.execute(query.with_for_update() if lock else query).mappings().one_or_none()
     if row is None:
-        raise NotFound("run", run_id, "`holter runs` lists the runs.")
+        raise absent(conn, run_id)
     return run_row(row)
 
 
@@ -278,12 +284,6 @@ def update_run(
     return get_run(conn, run_id)
 
 
-def delete_run(conn: Connection, run_id: str, now: float) -> None:
-    """Hide a run from every list. Its rows stay."""
-    _locked(conn, run_id)
-    conn.execute(sa.update(runs).where(runs.c.id == run_id).values(deleted_at=now))
-
-
 def touch_run(
     conn: Connection,
     run_id: str,
@@ -302,7 +302,7 @@ def touch_run(
     """
     run = lock_runs(conn, [run_id]).get(run_id)
     if run is None:
-        raise NotFound("run", run_id, "`holter runs` lists the runs.")
+        raise absent(conn, run_id)
     run.hear(seen_at, due_at)
     if last_step is not None and last_step_at is not None and (attempt is None or attempt >= run.attempt):
         run.reach(last_step, last_step_at)
@@ -344,5 +344,5 @@ def _locked(conn: Connection, run_id: str) -> sa.RowMapping:
     query = sa.select(runs).where(runs.c.id == run_id, runs.c.deleted_at.is_(None)).with_for_update()
     row = conn.execute(query).mappings().one_or_none()
     if row is None:
-        raise NotFound("run", run_id, "`holter runs` lists the runs.")
+        raise absent(conn, run_id)
     return row

@@ -1,5 +1,5 @@
 """The tables. Every table that grows has ``run_id`` first in its primary key, so that PostgreSQL can be partitioned
-or distributed by run; projects, webhooks, tokens and rule_sets are small reference tables.
+or distributed by run; projects, webhooks, tokens, rule_sets and retention are small reference tables.
 
 All times are float64 seconds, UTC. Steps are int64.
 """
@@ -25,6 +25,8 @@ __all__ = [
     "incidents",
     "metadata",
     "projects",
+    "purged_runs",
+    "retention",
     "rule_sets",
     "rule_state",
     "runs",
@@ -37,7 +39,7 @@ __all__ = [
 
 # The newest migration; a test compares it with the migrations folder. Known here so that opening an up-to-date
 # database need not load Alembic.
-REVISION = "0005"
+REVISION = "0006"
 
 metadata = sa.MetaData(
     naming_convention={
@@ -85,6 +87,8 @@ runs = Table(
     Column("started_at", Double, nullable=False),
     Column("finished_at", Double),
     Column("deleted_at", Double),
+    Column("deleted_because", Words),
+    Column("purging_at", Double),  # since when its rows are being removed: it can't be restored any more
     Column("last_seen_at", Double, nullable=False),
     Column("due_at", Double),
     Column("last_step", BigInteger),
@@ -99,6 +103,7 @@ runs = Table(
     Index(None, "project", "created_at"),
     Index(None, "created_at"),
     Index(None, "state"),
+    Index(None, "deleted_at"),
 )
 
 attempts = Table(
@@ -378,6 +383,25 @@ rule_sets = Table(
     Column("version", Integer, primary_key=True, autoincrement=False),  # counts from 1; the greatest one applies
     Column("text", Words, nullable=False),
     Column("created_at", Double, nullable=False),
+)
+
+# What an agent is told that still has points of a run of which nothing is left: else it would begin the run anew.
+purged_runs = Table(
+    "purged_runs",
+    metadata,
+    _of_run(),
+    Column("purged_at", Double, nullable=False),
+)
+
+# What a project keeps, where it is not what the settings say. NULL: no limit of that kind.
+retention = Table(
+    "retention",
+    metadata,
+    Column("project", Words, primary_key=True),
+    Column("days", Double),
+    Column("runs", Integer),
+    Column("raw_days", Double),
+    Column("updated_at", Double, nullable=False),
 )
 
 webhooks = Table(

@@ -26,6 +26,7 @@ from holter_server.openapi import install_openapi
 from holter_server.routes import (
     commands,
     compare,
+    deletion,
     figures,
     incidents,
     ingest,
@@ -33,6 +34,7 @@ from holter_server.routes import (
     operations,
     pages,
     ranks,
+    retention,
     rules,
     runs,
     series,
@@ -43,7 +45,9 @@ from holter_server.settings import Settings
 __all__ = ["create_app"]
 
 API = "/api/v1"
-API_ROUTERS = (runs, ingest, series, ranks, figures, incidents, commands, webhooks, rules, compare, live)
+API_ROUTERS = (
+    runs, deletion, retention, ingest, series, ranks, figures, incidents, commands, webhooks, rules, compare, live
+)  # fmt: skip
 
 SECURITY_HEADERS = {
     # plotly.js writes style elements of its own and exports pictures as data: and blob: addresses.

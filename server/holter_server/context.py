@@ -24,6 +24,7 @@ from holter_server.live import Hub
 from holter_server.notify.deliver import Deliverer
 from holter_server.peer_feed import PeerFeed
 from holter_server.settings import Settings
+from holter_server.upkeep import Upkeep
 from holter_server.watchdog import Watchdog
 from holter_server.writing import Transaction, WriterThread
 
@@ -61,6 +62,7 @@ class Context:
         self.peers = PeerFeed(database, self.hub, announcer.server, self.deliverer.wake) if shared else None
         self.watchdog = Watchdog(database, self.writer, self.pipeline, settings.watchdog_interval_s)
         self.compactor = Compactor(database, self.writer, settings.compact_interval_s)
+        self.upkeep = Upkeep(database, self.writer, settings)
         self.access = Access(settings, self._verify)
 
     def start(self) -> None:
@@ -69,6 +71,7 @@ class Context:
         self.deliverer.start()
         self.watchdog.start()
         self.compactor.start()
+        self.upkeep.start()
         if self.peers is not None:
             self.peers.start()
 
@@ -76,6 +79,7 @@ class Context:
         """Stop what makes work first and the writer last, so that everything accepted is committed."""
         if self.peers is not None:
             self.peers.stop()
+        self.upkeep.stop()
         self.compactor.stop()
         self.watchdog.stop()
         self.deliverer.stop()

@@ -16,6 +16,7 @@ from holter.wire import CommandOrder, Frame, IncidentNotice, Receipt, RunFinish,
 from holter_db import captures, commands, incidents, ingest, runs
 from holter_db.captures import captures_of
 from holter_db.commands import CommandRow
+from holter_db.deletion import absent
 from holter_db.errors import Conflict, NotFound, StoreError
 from holter_db.incidents import IncidentChange
 from holter_db.ingest import Appended, Shipment
@@ -282,7 +283,7 @@ def _lock(tx: Transaction, names: Collection[str]) -> dict[str, LockedRun | Stor
             found[name] = error
         else:
             by_id |= {} if run_id in by_id else lock_runs(tx.conn, [run_id])
-            found[name] = by_id.get(run_id) or NotFound("run", name)
+            found[name] = by_id.get(run_id) or absent(tx.conn, run_id)
     return found
 
 

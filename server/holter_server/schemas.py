@@ -59,6 +59,13 @@ class Run(Answer):
     attempt: int
     environment: dict[str, Any]
     open_incidents: dict[Severity, int]
+    deleted_at: float | None
+    deleted_because: str | None
+    purging_at: float | None
+
+
+class DeletedRun(Run):
+    purge_at: float | None
 
 
 class Writer(Answer):
@@ -102,8 +109,17 @@ class RunDetailAnswer(Answer):
     run: RunDetail
 
 
+class DeletedRunAnswer(Answer):
+    run: DeletedRun
+
+
+class DeletedAnswerOfRun(Answer):
+    deleted: str
+    purge_at: float | None
+
+
 class RunsAnswer(Answer):
-    runs: list[Run]
+    runs: list[DeletedRun | Run]
     next: str | None
 
 
@@ -116,6 +132,42 @@ class Project(Answer):
 
 class ProjectsAnswer(Answer):
     projects: list[Project]
+
+
+class Retention(Answer):
+    days: float | None
+    runs: int | None
+    raw_days: float | None
+
+
+class RetentionOfProject(Retention):
+    project: str
+    of: Literal["project", "settings"]
+
+
+class RetentionAnswer(Answer):
+    retention: RetentionOfProject
+
+
+class RetentionsAnswer(Answer):
+    projects: list[RetentionOfProject]
+    default: Retention
+    purge_after_days: float | None
+
+
+class DueRun(Answer):
+    deed: Literal["delete", "thin"]
+    run: str
+    project: str
+    name: str
+    state: str
+    created_at: float
+    last_seen_at: float
+    because: str
+
+
+class DueRunsAnswer(Answer):
+    runs: list[DueRun]
 
 
 class CommandOrder(Answer):

@@ -18,6 +18,7 @@ from typing import TypeVar
 from holter.health.model import Vitals
 from holter_db import rule_sets, rule_state, runs
 from holter_db.database import Connection, Database
+from holter_db.errors import NotFound
 from holter_db.runs import LiveRun
 from holter_server.errors import ApiError, Overloaded
 from holter_server.ingest import Pipeline
@@ -132,6 +133,8 @@ class Watchdog:
         for run_id, future in pending.items():
             try:
                 future.result(PATIENCE_S)
+            except NotFound:  # deleted since the look
+                continue
             except Exception as error:  # noqa: BLE001 - the others are done none the less
                 failed[run_id] = error
         return failed

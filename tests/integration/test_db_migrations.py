@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
 from holter_db import commands, rule_state
 from holter_db.database import Database
+from holter_db.errors import DatabaseError
 from holter_db.migrate import MIGRATIONS
 from holter_db.rule_state import Saved
 from holter_db.runs import list_ranks
@@ -103,3 +106,20 @@ def test_a_saved_rule_state_is_known_to_be_of_the_runs_newest_segment(blank_url:
             ("s", 2, None),
         ]
     Database.open(blank_url).close()
+
+
+def test_rows_that_refer_to_nothing_stop_a_migration(tmp_path: Path) -> None:
+    """A migration goes without foreign keys, so that it may make tables anew; what it leaves must fit all the same."""
+    url = f"sqlite:///{tmp_path / 'holter.db'}"
+    with migrating(url) as (conn, config):
+        command.upgrade(config, "0002")
+        for statement in OLD:
+            conn.execute(sa.text(statement))
+        conn.execute(
+            sa.text("INSERT INTO attempts (run_id, attempt, key, state, started_at) VALUES ('?', 1, '', '', 1)")
+        )
+    with pytest.raises(DatabaseError, match="not there") as caught:
+        Database.open(url)
+    assert "holter db check" in caught.value.hint
+    with migrating(url) as (conn, _):
+        assert conn.scalar(sa.text("SELECT version_num FROM alembic_version")) == "0002"

@@ -16,7 +16,7 @@ from holter.health.rules import Progress, Scan, Sign, State
 from holter.health.rules.silence import ENDED
 from holter.health.ruleset import Rule, RuleSet
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "readable"]
 
 VERSION = 1
 GAPS = 64  # intervals between steps that are remembered
@@ -313,3 +313,8 @@ def _decode(state: bytes | None) -> Saved | None:
     except msgspec.DecodeError:
         return None
     return saved if saved.version == VERSION else None
+
+
+def readable(state: bytes) -> bool:
+    """Whether this version can go on from what an engine's `save` returned, instead of afresh."""
+    return _decode(state) is not None
