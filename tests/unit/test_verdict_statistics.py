@@ -74,7 +74,15 @@ def said(gain: float, repeats: int, *, seeds: int, examples: bool = True, noise:
     return {name: count / repeats for name, count in counts.items()}
 
 
-@pytest.mark.parametrize(("seeds", "examples"), [(3, True), (5, True), (3, False), (1, True)])
+@pytest.mark.parametrize(
+    ("seeds", "examples"),
+    [
+        (3, True),
+        (3, False),
+        pytest.param(5, True, marks=pytest.mark.slow),
+        pytest.param(1, True, marks=pytest.mark.slow),
+    ],
+)
 def test_no_difference_is_rarely_called_one(seeds: int, examples: bool) -> None:
     """500 pairs of groups with the same truth, by examples and seeds, by seeds alone, and from a single run."""
     found = said(0.0, PAIRS, seeds=seeds, examples=examples)
@@ -83,6 +91,7 @@ def test_no_difference_is_rarely_called_one(seeds: int, examples: bool) -> None:
         assert set(found) == {"undetermined"}
 
 
+@pytest.mark.slow
 def test_noise_far_above_the_margin_is_not_called_a_difference_either() -> None:
     """The worst case: the margin is nothing beside the noise, so the interval alone has to hold its 5 %.
 
@@ -92,7 +101,7 @@ def test_noise_far_above_the_margin_is_not_called_a_difference_either() -> None:
     assert found.get("better", 0) + found.get("worse", 0) <= 0.07
 
 
-@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("sign", [1, pytest.param(-1, marks=pytest.mark.slow)])
 def test_twice_the_margin_is_found(sign: int) -> None:
     """In at least 80 % of pairs, and hardly ever with the wrong sign."""
     found = said(sign * 2 * MARGIN, PAIRS, seeds=5)
@@ -163,6 +172,7 @@ def test_the_paired_block_bootstrap_of_the_roughness_covers() -> None:
     assert 0.93 <= coverage(interval, 1.1, 400) <= 0.97
 
 
+@pytest.mark.slow
 def test_equal_roughness_is_rarely_called_smoother_or_rougher() -> None:
     """200 pairs that are equally rough: outside of 0.95 to 1.05 in at most 5 %."""
     rng = np.random.default_rng(11)

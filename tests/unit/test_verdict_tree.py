@@ -111,8 +111,8 @@ def test_the_criteria_that_are_shipped_are_right() -> None:
 
 OK = "criteria:\n  - {id: a, metrics: [x]}\n"
 TREE = (
-    OK
-    + "outcomes:\n  yes: {verdict: accepted, say: s}\ntree:\n  - {id: q, question: s, ask: %s, then: %s, else: yes}\n"
+    OK + "outcomes:\n  fine: {verdict: accepted, say: s}\n"
+    "tree:\n  - {id: q, question: s, ask: %s, then: %s, else: fine}\n"
 )
 
 
@@ -131,9 +131,9 @@ TREE = (
         ("criteria:\n  - {id: a, roles: [acuracy]}\n", 2, "no role"),
         ("criteria:\n  - {id: a, metrics: [x], margin: wide}\n", 2, "a number"),
         (OK + "tree:\n  - {id: q}\n", 3, "needs 'outcomes'"),
-        (TREE % ("{b: better}", "yes"), 6, "no criterion 'b'"),
-        (TREE % ("{a: good}", "yes"), 6, "can't be 'good'"),
-        (TREE % ("{candidate: better}", "yes"), 6, "non_finite"),
+        (TREE % ("{b: better}", "fine"), 6, "no criterion 'b'"),
+        (TREE % ("{a: good}", "fine"), 6, "can't be 'good'"),
+        (TREE % ("{candidate: better}", "fine"), 6, "non_finite"),
         (TREE % ("{a: better}", "q"), 6, "no later question or outcome"),
     ],
 )

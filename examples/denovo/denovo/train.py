@@ -23,7 +23,6 @@ from denovo.model import DeNovoModel
 from denovo.progress import Progress
 from denovo.spectra import Batch, draw_batch
 
-
 GRADIENT_SHARES_EVERY = 200  # steps; each costs a backward pass through the last layer for every loss
 
 
