@@ -27,6 +27,7 @@ PAGES = (
     "/runs",
     "/runs/{path:path}",
     "/projects/{path:path}",
+    "/compare",
     "/incidents",
     "/incidents/{path:path}",
     "/webhooks",
