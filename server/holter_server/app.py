@@ -30,6 +30,7 @@ from holter_server.routes import (
     incidents,
     ingest,
     live,
+    mutes,
     operations,
     pages,
     ranks,
@@ -43,7 +44,7 @@ from holter_server.settings import Settings
 __all__ = ["create_app"]
 
 API = "/api/v1"
-API_ROUTERS = (runs, ingest, series, ranks, figures, incidents, commands, webhooks, rules, compare, live)
+API_ROUTERS = (runs, ingest, series, ranks, figures, incidents, commands, webhooks, rules, mutes, compare, live)
 
 SECURITY_HEADERS = {
     # plotly.js writes style elements of its own and exports pictures as data: and blob: addresses.

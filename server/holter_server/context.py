@@ -10,15 +10,18 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from holter.health import RuleSet
-from holter_db import tokens
+from holter_db import tokens, webhooks
 from holter_db.database import Connection, Database
 from holter_db.runs import resolve_run
 from holter_server.auth import Access
+from holter_server.caretaker import Caretaker
 from holter_server.compactor import Compactor
 from holter_server.engines import Engines
 from holter_server.ingest import Pipeline
 from holter_server.live import Hub
+from holter_server.notify.addresses import shown
 from holter_server.notify.deliver import Deliverer
+from holter_server.notify.incident_picture import IncidentPicture
 from holter_server.settings import Settings
 from holter_server.watchdog import Watchdog
 from holter_server.writing import Transaction, WriterThread
@@ -40,11 +43,14 @@ class Context:
         self.points = 0
         self.hub = Hub()
         self.engines = Engines()
-        self.pipeline = Pipeline(self.engines, self.page_url, lambda: self.hub.connections > 0)
+        self.pipeline = Pipeline(
+            self.engines, self.page_url, lambda: self.hub.connections > 0, dry_run=settings.dry_run
+        )
         self.writer = WriterThread(
             database, self._publish, limit=settings.queue_limit, limit_bytes=settings.queue_mb * 1_000_000
         )
-        self.deliverer = Deliverer(self.writer, settings)
+        self.deliverer = Deliverer(self.writer, settings, IncidentPicture(database))
+        self.caretaker = Caretaker(database, self.writer, self.pipeline.follow)
         self.watchdog = Watchdog(database, self.writer, self.pipeline, settings.watchdog_interval_s)
         self.compactor = Compactor(database, self.writer, settings.compact_interval_s)
         self.access = Access(settings, self._verify)
@@ -52,13 +58,16 @@ class Context:
     def start(self) -> None:
         RuleSet.default()  # a broken package has to fail here, not at the first frame
         self.writer.start()
+        self.writer.call(_show_addresses)
         self.deliverer.start()
+        self.caretaker.start()
         self.watchdog.start()
         self.compactor.start()
 
     def stop(self) -> None:
         """Stop what makes work first and the writer last, so that everything accepted is committed."""
         self.compactor.stop()
+        self.caretaker.stop()
         self.watchdog.stop()
         self.deliverer.stop()
         self.writer.stop()
@@ -84,6 +93,12 @@ class Context:
         if any(transaction.messages for transaction in transactions):
             self.deliverer.wake()
         self.hub.publish([notice for transaction in transactions for notice in transaction.notices])
+
+
+def _show_addresses(tx: Transaction) -> None:
+    """Say what may be shown of addresses that came from an older version."""
+    hooks = [hook for hook in webhooks.list_webhooks(tx.conn) if not hook.shown]
+    webhooks.show_addresses(tx.conn, {hook.id: shown(hook.url) for hook in hooks})
 
 
 def _context(connection: HTTPConnection) -> Context:

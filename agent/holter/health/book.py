@@ -79,7 +79,7 @@ class Book(msgspec.Struct):
             message=sign.message,
             advice=rule.advice(sign.metric, sign.evidence),
             evidence=dict(sign.evidence),
-            actions=rule.text.actions,
+            actions=rule.actions,
             step=step,
         )
 
