@@ -20,10 +20,11 @@ def free_port() -> int:
 
 
 class Service:
-    """Its address stays the same over `stop` and `start`; so do its data."""
+    """Its address stays the same over `stop` and `start`; so do its data. ``settings``: further HOLTER_* variables."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **settings: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self._settings = {f"HOLTER_{name.upper()}": value for name, value in settings.items()}
         self._folder, self._port = folder, free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"http://127.0.0.1:{self._port}"
@@ -38,6 +39,7 @@ class Service:
         database = f"sqlite:///{self._folder.resolve()}/holter.db"
         program = [sys.executable, "-m", "holter_server.cli", "serve", "--port", str(self._port), "--db", database]
         environ = {name: text for name, text in os.environ.items() if not name.startswith("HOLTER_")}
+        environ |= self._settings
         with (self._folder / "service.txt").open("ab") as output:
             self._process = subprocess.Popen(program, env=environ, stdout=output, stderr=output)
         until = time.monotonic() + 30
@@ -63,6 +65,13 @@ class Service:
             self._process.kill()
             self._process.wait()
         self._process = None
+
+    def kill(self) -> None:
+        """As `kill -9` does it: nothing is finished, nothing is given back."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
 
     def __enter__(self) -> Service:
         self.start()

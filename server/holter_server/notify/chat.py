@@ -11,6 +11,7 @@ import logging
 import re
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -111,7 +112,11 @@ def _plugin(url: str) -> Any:
 @cache
 def _apprise() -> tuple[Any, Any]:
     try:
-        import apprise  # noqa: PLC0415 - 0.3 s and 130 services, for those who use one
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of imghdr, which its plug-in for e-mail takes
+            import apprise  # noqa: PLC0415 - 0.3 s and 130 services, for those who use one
+
+            apprise.Apprise.instantiate("json://localhost")  # loads the plug-ins
     except ImportError:
         raise ValueError('Chat channels need Apprise: pip install "holter[server]"') from None
     logger = logging.getLogger("apprise")

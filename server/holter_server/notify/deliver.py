@@ -34,7 +34,7 @@ log = logging.getLogger("holter.server")
 SENDERS = 8
 PER_RECEIVER = 4  # at once: a slow receiver holds these, and never all senders
 POLL_S = 1.0
-LEASE_MARGIN_S = 20.0
+LEASE_MARGIN_S = 10.0
 
 
 Picture = Callable[[Mapping[str, Any]], bytes | None]  # of a delivery's body, as PNG
