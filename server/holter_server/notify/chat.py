@@ -10,11 +10,13 @@ import contextlib
 import logging
 import re
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from holter_server.notify.connect_guard import only_public
@@ -69,13 +71,19 @@ def send(url: str, message: Message, picture: bytes | None, *, timeout_s: float,
         return Sent(False, str(error), permanent=True)
     plugin.socket_connect_timeout = min(5.0, timeout_s)
     plugin.socket_read_timeout = timeout_s
-    attach = _attachment(picture) if picture is not None and plugin.attachment_support else None
     refused: list[str] = []
     with _said() as lines, contextlib.ExitStack() as stack:
+        attach = None
+        if picture is not None and plugin.attachment_support:
+            # In a file: half of the services read a path, and not what Apprise keeps in memory.
+            attach = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="holter-"))) / "holter.png"
+            attach.write_bytes(picture)
         if not allow_private:
             refused = stack.enter_context(only_public())
         try:
-            done = plugin.notify(body=message.text, title=message.title, notify_type=message.tone, attach=attach)
+            done = plugin.notify(
+                body=message.text, title=message.title, notify_type=message.tone, attach=attach and str(attach)
+            )
         except Exception as error:  # noqa: BLE001 - a plug-in of somebody else's, and a message to be sent again
             done = False
             lines.append(f"{type(error).__name__}: {error}")
@@ -132,12 +140,6 @@ def _schemes() -> frozenset[str]:
     found = apprise.Apprise().details()["schemas"]
     names = ("protocols", "secure_protocols")
     return frozenset(str(scheme) for entry in found for name in names for scheme in entry[name] or ())
-
-
-def _attachment(picture: bytes) -> Any:
-    from apprise.attachment.memory import AttachMemory  # noqa: PLC0415
-
-    return AttachMemory(content=picture, name="holter.png", mimetype="image/png")  # type: ignore[no-untyped-call]
 
 
 class _Lines(logging.Handler):
