@@ -19,8 +19,10 @@ from holter_server.settings import Settings
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
 COMMANDS = [
-    "serve", "demo", "doctor", "runs", "show", "tail", "stop", "checkpoint", "export", "sync",
-    "rules list", "rules check", "rules backtest", "webhook add", "webhook list", "webhook test", "webhook remove",
+    "serve", "demo", "doctor", "runs", "show", "tail", "stop", "checkpoint", "dump", "export", "sync",
+    "rules list", "rules check", "rules backtest", "rules put", "rules history", "rules restore", "mute", "unmute",
+    "webhook add", "webhook list", "webhook test", "webhook remove", "webhook deliveries",
+    "webhook redeliver",
     "token create", "token list", "token revoke",
 ]  # fmt: skip
 

@@ -11,7 +11,8 @@ from holter_server.cli.demo import demo
 from holter_server.cli.doctor import doctor
 from holter_server.cli.export import export
 from holter_server.cli.failure import CommandGroup
-from holter_server.cli.orders import checkpoint, stop
+from holter_server.cli.mutes import mute, unmute
+from holter_server.cli.orders import checkpoint, dump, stop
 from holter_server.cli.rules import rules
 from holter_server.cli.runs import runs, show
 from holter_server.cli.serve import serve
@@ -65,8 +66,11 @@ app.command(rich_help_panel=RUNS)(show)
 app.command(rich_help_panel=RUNS)(tail)
 app.command(rich_help_panel=RUNS)(stop)
 app.command(rich_help_panel=RUNS)(checkpoint)
+app.command(rich_help_panel=RUNS)(dump)
 app.command(rich_help_panel=RUNS)(export)
 app.command(rich_help_panel=RUNS)(sync)
 app.add_typer(rules, name="rules", rich_help_panel=ADMINISTRATION)
+app.command(rich_help_panel=ADMINISTRATION)(mute)
+app.command(rich_help_panel=ADMINISTRATION)(unmute)
 app.add_typer(webhooks, name="webhook", rich_help_panel=ADMINISTRATION)
 app.add_typer(tokens, name="token", rich_help_panel=ADMINISTRATION)

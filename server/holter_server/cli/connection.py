@@ -45,6 +45,9 @@ class Connection:
     def post(self, path: str, body: Any = None) -> dict[str, Any]:
         return self._json(self._request("POST", path, body={} if body is None else body))
 
+    def put(self, path: str, body: Any, **query: Any) -> dict[str, Any]:
+        return self._json(self._request("PUT", path, query=query, body=body))
+
     def delete(self, path: str) -> None:
         self._request("DELETE", path)
 
