@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from holter.health.model import SEVERITIES, Facts, Kind, Severity
 from holter.health.patterns import Selector, first_match
@@ -20,6 +22,9 @@ from holter.health.rules import Check
 from holter.health.yaml_text import Entry, RuleError, TextFile
 
 log = logging.getLogger("holter")
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
 
 __all__ = ["PACKS", "Pack", "Rule", "RuleError", "RuleSet", "load_packs"]
 
@@ -27,10 +32,12 @@ PACKS = ("default", "denovo")  # in the order in which they are laid over one an
 ActionName = Literal["notify", "checkpoint", "stop", "dump"]
 WOULD = "would-"  # before the name of an action that a dry run only writes down
 Scalar = str | int | float | bool
+Lasting = Annotated[int, msgspec.Meta(ge=1)] | Annotated[str, msgspec.Meta(pattern=r"^[0-9]+(\.[0-9]+)?[smh]$")]
+SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 T = TypeVar("T")
 
 
-class RuleText(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RuleText(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"lasts": "for"}):
     """The keys that every rule may have, besides the parameters of its check."""
 
     id: str
@@ -45,6 +52,7 @@ class RuleText(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     tags: tuple[str, ...] = ()
     advice: str = ""
     advice_for: dict[str, str] = {}
+    lasts: Lasting | None = None  # how long what the check sees must last before it fires
     actions: tuple[ActionName, ...] = ("notify",)
     dry_run: bool = False
 
@@ -56,7 +64,7 @@ class AppliesTo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     roles: tuple[Role, ...] = ()
 
 
-COMMON_KEYS = RuleText.__struct_fields__
+COMMON_KEYS = RuleText.__struct_encode_fields__
 FILE_KEYS = ("summary", "applies_to", "rules")
 _PROJECT = "project"
 
@@ -100,6 +108,13 @@ class Rule:
         if not self.text.dry_run:
             return self.text.actions
         return tuple(name if name == "notify" else f"{WOULD}{name}" for name in self.text.actions)
+
+    def lasted(self, steps: IntArray, times: FloatArray, since: tuple[int, float]) -> BoolArray:
+        """For records at ``steps`` (n,) and ``times`` (n,): whether what was seen at ``since`` has lasted by then."""
+        wanted = self.text.lasts
+        if isinstance(wanted, str):
+            return np.asarray(times - since[1] >= float(wanted[:-1]) * SECONDS[wanted[-1]])
+        return np.asarray(steps - since[0] >= (wanted or 0))
 
     def selector(self) -> Selector:
         return Selector(self.text.metrics, self.text.roles, self.text.exclude)
