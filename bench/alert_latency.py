@@ -190,7 +190,7 @@ def main(count: int, rounds: int, *, together: bool) -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         receiving(hooked) as port,
-        Service(Path(folder), allow_private_webhooks="1") as service,
+        Service(Path(folder), settings={"HOLTER_ALLOW_PRIVATE_WEBHOOKS": "1"}) as service,
     ):
         hook = {"url": f"http://127.0.0.1:{port}/", "name": "bench"}
         answer = urllib3.request("POST", f"{service.url}/api/v1/webhooks", json=hook)

@@ -202,13 +202,13 @@ def play(folder: Path, dice: random.Random, receivers: int, fault_s: float) -> R
     """One round: some receivers, each with its schedule, and one service that is killed in between."""
     result = Round()
     settings = {
-        "allow_private_webhooks": "1",
-        "webhook_backoff_s": str(BACKOFF_S),
-        "webhook_timeout_s": str(TIMEOUT_S),
-        "log_level": "error",
+        "HOLTER_ALLOW_PRIVATE_WEBHOOKS": "1",
+        "HOLTER_WEBHOOK_BACKOFF_S": str(BACKOFF_S),
+        "HOLTER_WEBHOOK_TIMEOUT_S": str(TIMEOUT_S),
+        "HOLTER_LOG_LEVEL": "error",
     }
     listening = [Receiver() for _ in range(receivers)]
-    with Service(folder, **settings) as service:
+    with Service(folder, settings=settings) as service:
         api = Api(service.url)
         api.call("PUT", "/projects/bench/rules", {"rules": RULES})
         for receiver in listening:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -25,7 +25,9 @@ __all__ = [
     "acknowledge",
     "apply",
     "end_flapping",
+    "find_incidents",
     "get_incident",
+    "incident_id",
     "keep_health",
     "list_incidents",
     "resolve",
@@ -118,6 +120,12 @@ def get_incident(conn: Connection, id: str) -> IncidentRow:
     if row is None:
         raise NotFound("incident", id, "GET /api/v1/incidents lists them.")
     return _incident_row(row)
+
+
+def find_incidents(conn: Connection, run_id: str, names: Collection[str]) -> dict[str, IncidentRow]:
+    """Those incidents of a run that there are, by the engine's names for them."""
+    query = _select().where(incidents.c.run_id == run_id, incidents.c.incident.in_(list(names)))
+    return {row["incident"]: _incident_row(row) for row in conn.execute(query).mappings()}
 
 
 def list_incidents(

@@ -1,5 +1,5 @@
 """The tables. Every table that grows has ``run_id`` first in its primary key, so that PostgreSQL can be partitioned
-or distributed by run; projects, webhooks, tokens and rule_sets are small reference tables.
+or distributed by run; projects, webhooks, tokens, rule_sets and retention are small reference tables.
 
 All times are float64 seconds, UTC. Steps are int64.
 """
@@ -27,6 +27,8 @@ __all__ = [
     "metadata",
     "mutes",
     "projects",
+    "purged_runs",
+    "retention",
     "rule_sets",
     "rule_state",
     "runs",
@@ -87,6 +89,8 @@ runs = Table(
     Column("started_at", Double, nullable=False),
     Column("finished_at", Double),
     Column("deleted_at", Double),
+    Column("deleted_because", Words),
+    Column("purging_at", Double),  # since when its rows are being removed: it can't be restored any more
     Column("last_seen_at", Double, nullable=False),
     Column("due_at", Double),
     Column("last_step", BigInteger),
@@ -97,9 +101,11 @@ runs = Table(
     Column("position", BigInteger, nullable=False),  # of the newest segment, in the order of commits
     Column("folds", BigInteger, nullable=False),  # how often segments were folded into chunks
     Column("compacted", BigInteger, nullable=False),  # everything up to this position lies in full chunks, as it stays
+    Column("revision", BigInteger, nullable=False),  # of what rules may ask of it: config, tags, planned steps
     Index(None, "project", "created_at"),
     Index(None, "created_at"),
     Index(None, "state"),
+    Index(None, "deleted_at"),
 )
 
 attempts = Table(
@@ -377,11 +383,14 @@ command_answers = Table(
     _run_key(),
 )
 
+# The health engine's memory. It is behind the run by a few segments: what came after `position` is observed again.
 rule_state = Table(
     "rule_state",
     metadata,
     _of_run(),
     Column("version", BigInteger, nullable=False),
+    Column("position", BigInteger, nullable=False),  # of the newest segment in it
+    Column("rules", Integer, nullable=False),  # version of the project's rules that made it; 0: it had none
     Column("state", LargeBinary),
     _run_key(),
 )
@@ -409,6 +418,25 @@ mutes = Table(
     Column("author", Words, nullable=False),
     Column("comment", Words, nullable=False),
     Column("created_at", Double, nullable=False),
+)
+
+# What an agent is told that still has points of a run of which nothing is left: else it would begin the run anew.
+purged_runs = Table(
+    "purged_runs",
+    metadata,
+    _of_run(),
+    Column("purged_at", Double, nullable=False),
+)
+
+# What a project keeps, where it is not what the settings say. NULL: no limit of that kind.
+retention = Table(
+    "retention",
+    metadata,
+    Column("project", Words, primary_key=True),
+    Column("days", Double),
+    Column("runs", Integer),
+    Column("raw_days", Double),
+    Column("updated_at", Double, nullable=False),
 )
 
 webhooks = Table(

@@ -27,8 +27,8 @@ T = TypeVar("T")
 log = logging.getLogger("holter.server")
 
 SEGMENTS_RIPE = 256  # of one writer; more would make a live run's first view slow
-POINTS_RIPE = 262_144
-SEGMENTS_WORTH_A_LOOK = 8  # fewer can't hold that many points, with frames as the agent makes them
+POINTS_RIPE = 1_000_000  # over all metrics: what is folded at once need not be merged so often
+SEGMENTS_WORTH_A_LOOK = 3  # one holds at most half as many points
 SCAN_S = 600.0  # between two looks at all runs, for those that other servers have left
 BUSY_WAIT_S = 0.05  # frames go first
 BUSY_WAITS = 20

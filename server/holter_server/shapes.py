@@ -16,6 +16,7 @@ from holter_db.ingest import Appended
 from holter_db.mutes import MuteRow
 from holter_db.outbox import DeliveryRow, WebhookRow
 from holter_db.rank_series import RankSeries
+from holter_db.retention import DAY, Policy
 from holter_db.rule_sets import RuleSetRow
 from holter_db.runs import AttemptRow, ProjectRow, RunRow, WriterRow
 from holter_db.series import MetricInfo, Series
@@ -24,6 +25,7 @@ from holter_server.notify.addresses import is_chat
 
 __all__ = [
     "command",
+    "deleted_run",
     "delivery",
     "event",
     "events_of",
@@ -32,9 +34,11 @@ __all__ = [
     "made_up_incident",
     "metric",
     "mute",
+    "plain",
     "project",
     "rank",
     "rank_series",
+    "retention",
     "rules_version",
     "run",
     "run_in_webhook",
@@ -58,6 +62,21 @@ def _plain(row: Any) -> Shape:
 
 def run(row: RunRow) -> Shape:
     return _plain(row)
+
+
+def plain(row: Any) -> Shape:
+    return _plain(row)
+
+
+def retention(project: str, policy: Policy, *, own: bool) -> Shape:
+    """``own``: it was set for the project, in place of the default."""
+    return {"project": project, **_plain(policy), "of": "project" if own else "settings"}
+
+
+def deleted_run(row: RunRow, grace_days: float | None) -> Shape:
+    """With the time at which its rows go, if that is certain to come; ``grace_days``: as in the settings."""
+    due = None if grace_days is None or row.deleted_at is None else row.deleted_at + grace_days * DAY
+    return {**_plain(row), "purge_at": row.purging_at or due}
 
 
 def run_with_parts(row: RunRow, writers: list[WriterRow], attempts: list[AttemptRow]) -> Shape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import msgspec
@@ -15,7 +16,7 @@ from holter.health.rules import Progress, Scan, Sign, State
 from holter.health.rules.silence import ENDED
 from holter.health.ruleset import Rule, RuleSet
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "readable"]
 
 VERSION = 1
 GAPS = 64  # intervals between steps that are remembered
@@ -112,6 +113,25 @@ class Engine:
                     if change is not None:
                         changes.append(change)
         return changes
+
+    def wake(self, vitals: Vitals) -> float:
+        """The first moment of the service's clock at which `tick` may change anything, if nothing new is heard.
+
+        It notes when the run last moved, as `tick` does: whoever calls it at the times at which they would call `tick`,
+        and `tick` only from the moment that it says, gets the same transitions.
+        """
+        progress = self._progress
+        if self._orphans or (_silent(vitals) and progress.moved_at is not None):
+            return vitals.now
+        self._note_clock(vitals)
+        return min(
+            (
+                rule.check.wake(vitals, progress, self._state(rule, writer))
+                for rule in self._active
+                for writer in self._writers(rule)
+            ),
+            default=math.inf,
+        )
 
     def save(self) -> bytes:
         """Everything that the engine remembers; ``Engine(rules, facts, saved)`` continues exactly."""
@@ -262,6 +282,9 @@ class Engine:
     def _advance(self, batch: Batch) -> None:
         progress = self._progress
         steps = batch.steps
+        if len(steps) == 1:
+            self._advance_by_one(int(steps[0]), float(batch.times[0]))
+            return
         moved = np.empty(len(steps), dtype=bool)
         moved[0] = progress.step is None or int(steps[0]) != progress.step
         moved[1:] = steps[1:] != steps[:-1]
@@ -277,15 +300,32 @@ class Engine:
         progress.gaps = [*progress.gaps, *gaps.tolist()][-GAPS:]
         progress.time, progress.moved = float(times[-1]), True
 
+    def _advance_by_one(self, step: int, time: float) -> None:
+        """The same for a single record, without arrays."""
+        progress = self._progress
+        moved = step != progress.step
+        progress.step = step
+        progress.records += 1
+        if not moved:
+            return
+        gap = math.nan if progress.time is None else time - progress.time
+        if math.isfinite(gap) and gap > 0:
+            progress.gaps = [*progress.gaps, gap][-GAPS:]
+        progress.time, progress.moved = time, True
+
     def _note_clock(self, vitals: Vitals) -> None:
         """When the run last moved, by the service's clock; unknown while it is over or silent, until it moves again."""
         progress = self._progress
-        if vitals.state in ENDED or vitals.state == "lost":
+        if _silent(vitals):
             progress.moved_at = None
         elif progress.moved:
             heard = vitals.now if vitals.last_step_at is None else vitals.last_step_at
             progress.moved_at = min(vitals.now, heard)
         progress.moved = False
+
+
+def _silent(vitals: Vitals) -> bool:
+    return vitals.state in ENDED or vitals.state == "lost"
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -301,3 +341,8 @@ def _decode(state: bytes | None) -> Saved | None:
     except msgspec.DecodeError:
         return None
     return saved if saved.version == VERSION else None
+
+
+def readable(state: bytes) -> bool:
+    """Whether this version can go on from what an engine's `save` returned, instead of afresh."""
+    return _decode(state) is not None

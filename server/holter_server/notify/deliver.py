@@ -17,6 +17,7 @@ import msgspec
 from standardwebhooks import Webhook
 
 from holter_db import outbox, webhooks
+from holter_db.errors import NotFound
 from holter_db.outbox import Claimed
 from holter_server.errors import ApiError, Overloaded
 from holter_server.notify import chat
@@ -176,6 +177,8 @@ class Deliverer:
         try:
             outcome = self._attempt(item)
             self._write_down(item, outcome)
+        except NotFound:  # its run was purged meanwhile, and it with it
+            log.info("Delivery %s is not there any more", item.delivery_id)
         except ApiError as error:  # shutting down, or overloaded: the lease ends, and it is sent again
             log.info("Delivery %s is left to its lease: %s", item.delivery_id, error.message)
         except Exception:  # a sender thread has nobody to raise to

@@ -50,10 +50,18 @@ class Baseline(msgspec.Struct, array_like=True):
     def accept(self, x: float) -> None:
         """Take one point in."""
         self.window.append(x)
-        del self.window[:-WINDOW]
+        if self.accepted >= WINDOW:
+            del self.window[:-WINDOW]
         self.accepted += 1
         if self.accepted < WINDOW or self.accepted % STRIDE == 0:
             self._seal()
+
+    def take(self, x: float, floor: float, deviations: float) -> bool:
+        """Take in one point unless it is suspect, and say whether it was taken."""
+        if self.accepted >= ACTIVE_FROM and x > self.median + max(floor, deviations * self.scale):
+            return False
+        self.accept(x)
+        return True
 
     def advance(self, x: FloatArray, floor: float, deviations: float) -> int:
         """Take in the points of ``x`` (n,) before the first suspect one, and say how many these were."""
@@ -70,8 +78,11 @@ class Baseline(msgspec.Struct, array_like=True):
         self.window, self.accepted, self.median, self.scale = [], 0, 0.0, SCALE_FLOOR
 
     def _seal(self) -> None:
-        medians, scales = _robust(np.array(self.window)[None, :])
-        self.median, self.scale = float(medians[0]), float(scales[0])
+        # The arithmetic of `_robust`, to the bit, in a quarter of its time for one window.
+        ordered = sorted(self.window)
+        self.median = median = _middle(ordered)
+        deviation = _middle(sorted([abs(x - median) for x in ordered]))  # falls, then rises: soon sorted
+        self.scale = max(MAD_TO_DEVIATION * deviation, SCALE_FLOOR)
 
     def _advance_full(self, x: FloatArray, floor: float, deviations: float) -> int:
         first = STRIDE - self.accepted % STRIDE  # points until the next seal
@@ -113,3 +124,8 @@ def _median(rows: FloatArray) -> FloatArray:
     width = rows.shape[1]
     ordered = np.sort(rows, axis=1)
     return np.asarray((ordered[:, (width - 1) // 2] + ordered[:, width // 2]) / 2)
+
+
+def _middle(ordered: list[float]) -> float:
+    width = len(ordered)
+    return (ordered[(width - 1) // 2] + ordered[width // 2]) / 2

@@ -133,6 +133,13 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def tick(self, vitals: Vitals, progress: Progress, state: Any, signs: list[Sign]) -> None:
         """Look at the clock: the same, for what is not in the records."""
 
+    def wake(self, vitals: Vitals, progress: Progress, state: Any) -> float:  # noqa: ARG002
+        """The first moment of the service's clock at which `tick` may see or change something, if nothing new is heard.
+
+        Until then nobody needs to call it. A check that has a `tick` and says nothing here is called every time.
+        """
+        return math.inf if type(self).tick is Check.tick else -math.inf
+
 
 def number(value: float) -> str:
     """A number as messages show it: four significant digits.

@@ -10,7 +10,7 @@ from alembic import op
 from holter_db.types import Double
 
 revision = "0009"
-down_revision = "0004"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 
