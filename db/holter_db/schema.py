@@ -23,9 +23,11 @@ __all__ = [
     "deliveries",
     "events",
     "folds",
+    "incident_aliases",
     "incidents",
     "metadata",
     "metric_summaries",
+    "mutes",
     "projects",
     "purged_runs",
     "retention",
@@ -42,7 +44,7 @@ __all__ = [
 
 # The newest migration; a test compares it with the migrations folder. Known here so that opening an up-to-date
 # database need not load Alembic.
-REVISION = "0007"
+REVISION = "0008"
 
 metadata = sa.MetaData(
     naming_convention={
@@ -359,9 +361,22 @@ incidents = Table(
     Column("acknowledged_at", Double),
     Column("acknowledged_by", Words),
     Column("snoozed_until", Double),
+    Column("muted", Words),  # id of the mute that keeps it quiet
+    Column("flaps", Integer, nullable=False),  # times that a flapping incident has opened; 0: it does not flap
+    Column("settled_at", Double),  # since when a flapping incident's condition is not met, by the service's clock
     _run_key(),
     Index(None, "id"),
     Index(None, "opened_at"),
+)
+
+# While an incident flaps, what the engine opens anew about the same thing is that incident.
+incident_aliases = Table(
+    "incident_aliases",
+    metadata,
+    _of_run(),
+    Column("incident", Words, primary_key=True),  # the engine's name
+    Column("stands_for", Words, nullable=False),  # the engine's name of the incident that it is counted to
+    _run_key(),
 )
 
 deliveries = Table(
@@ -382,6 +397,10 @@ deliveries = Table(
     Column("last_status", Integer),
     Column("last_error", Words),
     Column("log", Json, nullable=False),
+    Column("reason", Words, nullable=False),  # why it was decided to tell; a name of `holter_server.notify.decide`
+    Column("held", Words),  # why it does not leave yet; it does at next_attempt_at
+    Column("give_up_at", Double),  # a day after it was first due
+    Column("grouped_into", Words),  # the delivery that carries it
     Index(None, "id"),
     Index(None, "state", "next_attempt_at"),
     Index(None, "created_at"),
@@ -441,6 +460,22 @@ rule_sets = Table(
     Column("version", Integer, primary_key=True, autoincrement=False),  # counts from 1; the greatest one applies
     Column("text", Words, nullable=False),
     Column("created_at", Double, nullable=False),
+    Column("author", Words, nullable=False),
+    Column("comment", Words, nullable=False),
+)
+
+mutes = Table(
+    "mutes",
+    metadata,
+    Column("id", Words, primary_key=True),
+    Column("project", Words, nullable=False),
+    Column("run_id", Words),  # NULL: every run of the project
+    Column("rule", Words, nullable=False),
+    Column("metric", Words, nullable=False),  # a glob; empty: every metric
+    Column("until", Double),  # NULL: until it is taken away
+    Column("author", Words, nullable=False),
+    Column("comment", Words, nullable=False),
+    Column("created_at", Double, nullable=False),
 )
 
 # What an agent is told that still has points of a run of which nothing is left: else it would begin the run anew.
@@ -474,6 +509,13 @@ webhooks = Table(
     Column("enabled", sa.Boolean, nullable=False),
     Column("secret", Words, nullable=False),
     Column("created_at", Double, nullable=False),
+    Column("shown", Words, nullable=False),  # the address without what is secret in it
+    Column("policy", Json, nullable=False),  # a `holter_db.policies.Policy`
+    Column("failures", Integer, nullable=False),  # in a row, of whatever delivery
+    Column("open_until", Double),  # the circuit breaker lets nothing through before
+    Column("last_error", Words),
+    Column("window_at", Double),  # start of the minute that the rate limit counts in
+    Column("window_sent", Integer, nullable=False),
 )
 
 tokens = Table(
