@@ -1,5 +1,6 @@
 """The tables. Every table that grows has ``run_id`` first in its primary key, so that PostgreSQL can be partitioned
-or distributed by run; projects, webhooks, tokens, rule_sets and retention are small reference tables.
+or distributed by run; projects, webhooks, tokens, rule_sets, mutes
+and retention are small reference tables.
 
 All times are float64 seconds, UTC. Steps are int64.
 """

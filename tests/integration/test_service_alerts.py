@@ -155,3 +155,11 @@ def test_a_webhook_can_be_changed(service, receiver):
     zone = {"quiet_hours": {"start": "01:00", "end": "07:00", "timezone": "Mars/Base"}}
     assert "Mars/Base" in service.call("PATCH", path, {"policy": zone}).error["message"]
     assert service.get(path)["webhook"]["breaker"]["state"] == "closed"
+
+
+def test_the_permalink_leads_to_the_incident_on_its_runs_page(service):
+    """One that is not known leads to the page itself."""
+    run, incident = bad_run(service)
+    found = service.http.request("GET", f"{service.base}/incidents/{incident}", redirect=False)
+    assert (found.status, found.headers["Location"]) == (302, f"/runs/{run}#incident-{incident}")
+    assert service.http.request("GET", f"{service.base}/incidents/none", redirect=False).status == 200
