@@ -125,6 +125,45 @@ def dominating(rows: int = 1000) -> list[Moment]:
     return records(run)
 
 
+def learning(rows: int = 400, **more: np.ndarray) -> Series:
+    """A plain run: a loss that falls from 3 to 1, with 2 % of noise."""
+    rng = np.random.default_rng(11)
+    loss = (1 + 2 * np.exp(-np.arange(rows) / 60)) * rng.lognormal(0, 0.02, rows)
+    return {"loss": loss, **more}
+
+
+def diverging() -> list[Moment]:
+    """From step 200 to 300 the loss climbs by half, then it comes back."""
+    run = learning(500)
+    run["loss"][200:300] *= np.linspace(1, 1.5, 100)
+    run["loss"][300:350] *= 1.5
+    return records(run)
+
+
+def stuck() -> list[Moment]:
+    """A loss at ln 10 with noise, that learns from step 200 on."""
+    rng = np.random.default_rng(3)
+    loss = 2.3 * rng.lognormal(0, 0.01, 800)
+    loss[200:] *= np.exp(-np.arange(600) / 200)
+    return records({"loss": loss})
+
+
+def overfitting() -> list[Moment]:
+    """Every tenth record has a validation loss: it rises from step 150 to 300, then comes back."""
+    run = learning(500)
+    rng = np.random.default_rng(5)
+    factor = np.interp(np.arange(500), [0, 150, 300, 301, 499], [1.05, 1.05, 1.8, 1.0, 1.0])
+    val = run["loss"] * factor * rng.lognormal(0, 0.005, 500)
+    run["loss"][150:] *= np.linspace(1, 0.7, 350)
+    moments: list[Moment] = []
+    for step, (loss, loss_val) in enumerate(zip(run["loss"].tolist(), val.tolist(), strict=True)):
+        if step % 10 == 9:
+            moments.append(Record(("loss", "val_loss"), step, 100.0 + step, (loss, loss_val)))
+        else:
+            moments.append(Record(("loss",), step, 100.0 + step, (loss,)))
+    return moments
+
+
 @dataclass(frozen=True)
 class Sick:
     """A run that has what the rule is for, and what the rule has to say of it: action and step."""
@@ -140,6 +179,13 @@ SICK: dict[str, Sick] = {
         lambda: changed(loss__total=times(300, 320, 8)),
         [("open", 300), ("update", 302), ("escalate", 309), ("resolve", 322)],
     ),
+    "component-explosion": Sick(
+        lambda: changed(loss__ce=times(300, 320, 8)),
+        [("open", 300), ("update", 302), ("escalate", 309), ("resolve", 322)],
+    ),
+    "loss-divergence": Sick(diverging, [("open", 229), ("resolve", 364)]),
+    "loss-plateau": Sick(stuck, [("open", 63), ("resolve", 255)]),
+    "overfitting": Sick(overfitting, [("open", 219), ("resolve", 309)]),
     "loss-explosion-at-start": Sick(
         lambda: changed(loss__total=lambda x: x.__setitem__(slice(0, 60), [1.0] * 5 + [2.0] * 35 + [0.9] * 20)),
         [("open", 16), ("resolve", 44)],

@@ -1,4 +1,4 @@
-"""A robust baseline of a series: median and MAD of the last 64 accepted points, sealed at fixed counts.
+"""A robust baseline of a series: the level of its newest accepted points and their noise, sealed at fixed counts.
 
 Sealing at fixed counts (every point up to 64, every 16th afterwards) makes a whole block comparable with its
 baselines in one vectorised pass, and makes the outcome the same however the points were cut into blocks.
@@ -7,36 +7,42 @@ baselines in one vectorised pass, and makes the outcome the same however the poi
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import msgspec
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-__all__ = ["ACTIVE_FROM", "WINDOW", "Baseline"]
+__all__ = ["ACTIVE_FROM", "MAD_TO_DEVIATION", "WINDOW", "Baseline", "median", "medians", "noise"]
 
 FloatArray = NDArray[np.float64]
 
-WINDOW = 64  # accepted points
+WINDOW = 64  # accepted points that the noise is taken from
+LOCAL = 16  # of these, the newest, that the level is taken from: a falling loss is not compared with its past
 ACTIVE_FROM = 10  # accepted points: short runs (13 of 238 real logs have under 30 rows) must not stay unwatched
 STRIDE = 16  # accepted points between two seals of a full window
-SCALE_FLOOR = 0.01  # on the log scale: a smooth series would make any step look like many deviations
+SCALE_FLOOR = 0.005  # on the log scale: a smooth series would make any step look like many deviations
 MAD_TO_DEVIATION = 1.4826  # of a normal distribution
+SMALL = 4 * STRIDE  # points that are faster sealed one window at a time than all windows at once
 
 
 class Baseline(msgspec.Struct, array_like=True):
-    """Median and robust scale of the accepted points. Suspected points are the caller's to leave out.
+    """Level and robust scale of the accepted points. Suspected points are the caller's to leave out.
+
+    The scale is the larger of two estimates: the median step from one point to the next, over √2, which no trend
+    enters, and the MAD around the level, which sees a slow wandering that the steps don't.
 
     >>> baseline = Baseline()
     >>> for x in [0.0, 0.1] * 10:
     ...     baseline.accept(x)
-    >>> baseline.median, round(baseline.scale, 3)
-    (0.05, 0.074)
+    >>> baseline.level, round(baseline.scale, 3)
+    (0.05, 0.105)
     """
 
     window: list[float] = []
     accepted: int = 0
-    median: float = 0.0
+    level: float = 0.0
     scale: float = SCALE_FLOOR
 
     @property
@@ -44,8 +50,8 @@ class Baseline(msgspec.Struct, array_like=True):
         return self.accepted >= ACTIVE_FROM
 
     def limit(self, floor: float, deviations: float) -> float:
-        """The lowest value that is suspect: above the median by ``floor`` and by ``deviations`` scales, both."""
-        return self.median + max(floor, deviations * self.scale) if self.active else math.inf
+        """The lowest value that is suspect: above the level by ``floor`` and by ``deviations`` scales, both."""
+        return self.level + max(floor, deviations * self.scale) if self.active else math.inf
 
     def accept(self, x: float) -> None:
         """Take one point in."""
@@ -63,36 +69,46 @@ class Baseline(msgspec.Struct, array_like=True):
                 return taken
             self.accept(float(x[taken]))
             taken += 1
-        return taken + self._advance_full(x[taken:], floor, deviations) if taken < len(x) else taken
+        while taken < len(x):
+            rest = x[taken:]
+            first = STRIDE - self.accepted % STRIDE  # points until the next seal
+            if len(rest) > SMALL:
+                return taken + self._advance_over_seals(rest, first, floor, deviations)
+            n = self._advance_to_seal(rest[:first], floor, deviations)
+            taken += n
+            if n < min(first, len(rest)):
+                return taken
+        return taken
 
     def restart(self) -> None:
         """Forget everything: the level has changed for good."""
-        self.window, self.accepted, self.median, self.scale = [], 0, 0.0, SCALE_FLOOR
+        self.window, self.accepted, self.level, self.scale = [], 0, 0.0, SCALE_FLOOR
 
     def _seal(self) -> None:
-        medians, scales = _robust(np.array(self.window)[None, :])
-        self.median, self.scale = float(medians[0]), float(scales[0])
+        local = self.window[-LOCAL:]
+        self.level = median(local)
+        around = median([abs(x - self.level) for x in local])
+        self.scale = max(MAD_TO_DEVIATION * max(around, noise(self.window)), SCALE_FLOOR)
 
-    def _advance_full(self, x: FloatArray, floor: float, deviations: float) -> int:
-        first = STRIDE - self.accepted % STRIDE  # points until the next seal
-        if len(x) < first:
-            suspects = np.flatnonzero(x > self.limit(floor, deviations))
-            n = int(suspects[0]) if len(suspects) else len(x)
-            self._take(x[:n])
-            return n
-        return self._advance_over_seals(x, first, floor, deviations)
+    def _advance_to_seal(self, x: FloatArray, floor: float, deviations: float) -> int:
+        suspects = np.flatnonzero(x > self.limit(floor, deviations))
+        n = int(suspects[0]) if len(suspects) else len(x)
+        self._take(x[:n])
+        if n and self.accepted % STRIDE == 0:
+            self._seal()
+        return n
 
     def _advance_over_seals(self, x: FloatArray, first: int, floor: float, deviations: float) -> int:
         """As if no point were suspect: every seal of the block at once, then every comparison at once."""
-        medians, scales = _robust(sliding_window_view(np.concatenate([self.window, x]), WINDOW)[first::STRIDE])
-        medians = np.concatenate([[self.median], medians])
+        levels, scales = _seals(sliding_window_view(np.concatenate([self.window, x]), WINDOW)[first::STRIDE])
+        levels = np.concatenate([[self.level], levels])
         scales = np.concatenate([[self.scale], scales])
         segment = (np.arange(len(x)) - first) // STRIDE + 1
-        limits = medians + np.maximum(floor, deviations * scales)
+        limits = levels + np.maximum(floor, deviations * scales)
         suspects = np.flatnonzero(x > limits[segment])
         n = int(suspects[0]) if len(suspects) else len(x)
         sealed = (n - first) // STRIDE + 1  # by the points taken in; the last point's own seal included
-        self.median, self.scale = float(medians[sealed]), float(scales[sealed])
+        self.level, self.scale = float(levels[sealed]), float(scales[sealed])
         self._take(x[:n])
         return n
 
@@ -102,14 +118,30 @@ class Baseline(msgspec.Struct, array_like=True):
         self.accepted += len(x)
 
 
-def _robust(windows: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Median and scale of each row of ``windows`` (k, w); the scale is 1.4826 MAD, at least `SCALE_FLOOR`."""
-    medians = _median(windows)
-    deviations = _median(np.abs(windows - medians[:, None]))
-    return medians, np.maximum(MAD_TO_DEVIATION * deviations, SCALE_FLOOR)
+def median(values: list[float]) -> float:
+    """The median of at least one value, by the same operations as `medians`."""
+    ordered = sorted(values)
+    n = len(ordered)
+    return (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
 
 
-def _median(rows: FloatArray) -> FloatArray:
+def medians(rows: FloatArray) -> FloatArray:
+    """The median of each row of ``rows`` (k, n)."""
     width = rows.shape[1]
     ordered = np.sort(rows, axis=1)
     return np.asarray((ordered[:, (width - 1) // 2] + ordered[:, width // 2]) / 2)
+
+
+def noise(window: list[float]) -> float:
+    """Median step from one point to the next, over √2: times `MAD_TO_DEVIATION` a deviation, whatever the trend."""
+    steps = [abs(after - before) for before, after in pairwise(window)]
+    return median(steps) / math.sqrt(2) if steps else 0.0
+
+
+def _seals(windows: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Level and scale of each row of ``windows`` (k, 64)."""
+    local = windows[:, -LOCAL:]
+    levels = medians(local)
+    around = medians(np.abs(local - levels[:, None]))
+    steps = medians(np.abs(np.diff(windows, axis=1))) / math.sqrt(2)
+    return levels, np.maximum(MAD_TO_DEVIATION * np.maximum(around, steps), SCALE_FLOOR)
