@@ -32,6 +32,7 @@ class Record:
     step: int
     time: float
     values: tuple[float, ...]
+    writer: str = "rank0"
 
 
 Moment = Record | Vitals
@@ -164,6 +165,61 @@ def overfitting() -> list[Moment]:
     return moments
 
 
+def telemetry(**series: Any) -> list[Moment]:
+    """Records of a few named series and nothing else; a name's "/" is written "__"."""
+    return records({name.replace("__", "/"): np.asarray(values, dtype=float) for name, values in series.items()})
+
+
+def stepped(rows: int, *levels: tuple[int, float]) -> np.ndarray:
+    """A series that takes a level at each of some rows, with 1 % of noise."""
+    at = [row for row, _ in levels]
+    which = np.searchsorted(at, np.arange(rows), side="right") - 1
+    return np.array([level for _, level in levels])[which] * np.random.default_rng(2).lognormal(0, 0.01, rows)
+
+
+def vanished() -> list[Moment]:
+    """The gradient is gone from step 200 to 300, and the loss stands still as long."""
+    run = learning(400, grad_norm=stepped(400, (0, 2.0), (200, 1e-4), (300, 2.0)))
+    run["loss"][200:300] = run["loss"][199]
+    return records(run)
+
+
+def scales() -> np.ndarray:
+    scale = np.full(500, 65536.0)
+    for row in (100, 110, 120, 130):
+        scale[row:] /= 2
+    return scale
+
+
+def faded() -> list[Moment]:
+    run = learning(400)
+    part = run["loss"] * np.where((np.arange(400) >= 100) & (np.arange(400) < 250), 1e-6, 0.1)
+    return records({**run, "loss/kl": part})
+
+
+def swelling() -> list[Moment]:
+    """From step 200 to 400 one of two parts is thirty times what it was."""
+    run = learning(600)
+    kl = 0.2 * run["loss"] * np.where((np.arange(600) >= 200) & (np.arange(600) < 400), 60.0, 1.0)
+    return records({"loss": run["loss"] + kl, "loss/reconstruction": run["loss"], "loss/kl": kl})
+
+
+def leaking() -> np.ndarray:
+    growth = np.minimum(np.arange(1100), 500)
+    return 20 + 0.04 * growth + 0.01 * np.random.default_rng(4).normal(size=1100)
+
+
+def ranks(factor: Callable[[int, int], float], name: str, rows: int) -> list[Moment]:
+    """Four ranks that log the same metric step by step, times a factor of step and rank."""
+    rng = np.random.default_rng(8)
+    values = rng.lognormal(0, 0.1, rows).tolist()
+    return [
+        Record((name,), step, 100.0 + step, (values[step] * factor(step, rank),), f"rank{rank}")
+        for step in range(rows)
+        for rank in range(4)
+    ]
+
+
 @dataclass(frozen=True)
 class Sick:
     """A run that has what the rule is for, and what the rule has to say of it: action and step."""
@@ -194,9 +250,57 @@ SICK: dict[str, Sick] = {
         lambda: changed(grad_norm=times(300, 310, 50)),
         [("open", 302), ("resolve", 312)],
     ),
+    "grad-norm-vanishing": Sick(vanished, [("open", 249), ("resolve", 304)]),
+    "learning-rate": Sick(
+        lambda: telemetry(lr=[1e-3] * 50 + [0.0] * 30 + [1e-3] * 20),
+        [("open", 69), ("resolve", 99)],
+    ),
+    "loss-scale": Sick(lambda: telemetry(loss_scale=scales()), [("open", 120), ("resolve", 230)]),
+    "loss-zero": Sick(
+        lambda: changed(loss__total=level(300, 320, 0.0)),
+        [("open", 309), ("resolve", 322)],
+    ),
+    "component-faded": Sick(faded, [("open", 163), ("resolve", 313)]),
+    "component-dominates": Sick(swelling, [("open", 239), ("resolve", 439)]),
     "near-oom": Sick(
         lambda: changed(system__gpu0__memory_used_gb=level(100, 120, 77.6)),
         [("open", 102), ("resolve", 122)],
+    ),
+    "memory-creep": Sick(
+        lambda: telemetry(system__process_rss_gb=leaking()),
+        [("open", 191), ("resolve", 1023)],
+    ),
+    "gpu-hot": Sick(
+        lambda: telemetry(system__gpu0__temperature=stepped(200, (0, 60), (50, 91), (150, 60))),
+        [("open", 55), ("resolve", 155)],
+    ),
+    "gpu-throttled": Sick(
+        lambda: telemetry(system__gpu0__throttled=[0] * 50 + [1] * 50 + [0] * 100),
+        [("open", 59), ("resolve", 117)],
+    ),
+    "gpu-errors": Sick(
+        lambda: telemetry(system__gpu0__ecc_uncorrected=[3] * 50 + [4] * 50 + [6] * 200),
+        [("open", 50), ("update", 100), ("resolve", 200)],
+    ),
+    "slowdown": Sick(
+        lambda: telemetry(perf__step_time=stepped(400, (0, 0.5), (150, 0.75), (300, 0.5))),
+        [("open", 201), ("resolve", 345)],
+    ),
+    "data-starvation": Sick(
+        lambda: telemetry(perf__step_time=np.ones(300), perf__data_time=stepped(300, (0, 0.1), (100, 0.8), (200, 0.1))),
+        [("open", 147), ("resolve", 248)],
+    ),
+    "gpu-idle": Sick(
+        lambda: telemetry(system__gpu0__utilization=stepped(400, (0, 90), (150, 20), (300, 90))),
+        [("open", 201), ("resolve", 345)],
+    ),
+    "ranks-disagree": Sick(
+        lambda: ranks(lambda step, rank: 1.1 if rank == 2 and 100 <= step < 150 else 1.0, "grad_norm", 200),
+        [("open", 102), ("resolve", 169)],
+    ),
+    "straggler": Sick(
+        lambda: ranks(lambda step, rank: 1.5 if rank == 2 and 100 <= step < 300 else 1.0, "perf/step_time", 500),
+        [("open", 192), ("resolve", 384)],
     ),
     "run-hung": Sick(hung, [("open", 19), ("resolve", 20)]),
     "run-lost": Sick(lost, [("open", 19), ("resolve", 19)]),
@@ -270,7 +374,7 @@ def play(
             flush()
             told.extend(engine.tick(moment))
         else:
-            if waiting and waiting[0].metrics != moment.metrics:
+            if waiting and (waiting[0].metrics, waiting[0].writer) != (moment.metrics, moment.writer):
                 flush()
             waiting.append(moment)
     flush()
@@ -279,7 +383,7 @@ def play(
 
 def batch(rows: list[Record]) -> Batch:
     return Batch(
-        "rank0",
+        rows[0].writer,
         rows[0].metrics,
         np.array([row.step for row in rows], dtype=np.int64),
         np.array([row.time for row in rows]),

@@ -11,7 +11,7 @@ from holter.health.book import Book
 from holter.health.model import Batch, Facts, Transition, Vitals
 from holter.health.patterns import Selection
 from holter.health.roles import Role, is_unstable_by_nature, role_of
-from holter.health.rules import Progress, Scan, Sign, State
+from holter.health.rules import Check, Progress, Scan, Sign, State
 from holter.health.rules.silence import ENDED
 from holter.health.ruleset import Rule, RuleSet
 
@@ -82,15 +82,20 @@ class Engine:
 
     def observe(self, batch: Batch) -> list[Transition]:
         """Judge the records of ``batch``: the transitions they cause, in the order of the records."""
+        return [change for _, change in self.locate(batch)]
+
+    def locate(self, batch: Batch) -> list[tuple[int, Transition]]:
+        """As `observe`, each transition with the row of ``batch`` that caused it."""
         if len(batch.steps) == 0:
             return []
         self._learn(batch.metrics)
-        changes = self._close_orphans(float(batch.times[0]))
+        changes = [(0, change) for change in self._close_orphans(float(batch.times[0]))]
         found = self._look(batch, self._layout(batch.metrics))
         for row, _, rule, sign in found:
-            change = self._book.enter(sign, rule, batch.writer, int(batch.steps[row]), float(batch.times[row]))
+            writer = batch.writer if rule.check.scope == "writer" else ""
+            change = self._book.enter(sign, rule, writer, int(batch.steps[row]), float(batch.times[row]))
             if change is not None:
-                changes.append(change)
+                changes.append((row, change))
         if not batch.writer.endswith(SYSTEM_SUFFIX):
             self._advance(batch)
         return changes
@@ -137,6 +142,7 @@ class Engine:
         for order, rule, selection in layout.selections:
             signs: list[Sign] = []
             scan = Scan(
+                batch.writer,
                 batch.metrics,
                 layout.roles,
                 batch.steps,
@@ -147,7 +153,7 @@ class Engine:
                 selection.ranks,
                 self._facts,
             )
-            rule.check.observe(scan, self._state(rule, batch.writer), signs)
+            rule.check.observe(scan, self._state(rule, batch.writer if rule.check.scope == "writer" else ""), signs)
             found.extend((sign.row, order, rule, sign) for sign in signs)
         found.sort(key=lambda entry: entry[:2])
         return found
@@ -178,7 +184,7 @@ class Engine:
         selections = []
         for order, rule in enumerate(self._active):
             selection = rule.selector().select(metrics, roles)
-            if rule.check.scope == "writer" and (selection.columns or Role.LOSS_SCALE in roles):
+            if _observes(rule.check) and (selection.columns or Role.LOSS_SCALE in roles):
                 selections.append((order, rule, selection))
         return Layout(roles, selections)
 
@@ -262,6 +268,11 @@ class Engine:
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Saved)
+
+
+def _observes(check: Check) -> bool:
+    """Whether it looks at records, and not at the clock alone."""
+    return type(check).observe is not Check.observe
 
 
 def _decode(state: bytes | None) -> Saved | None:

@@ -59,6 +59,7 @@ class Scan:
     of the pattern that chose each.
     """
 
+    writer: str
     names: tuple[str, ...]
     roles: tuple[Role, ...]
     steps: NDArray[np.int64]
@@ -118,6 +119,8 @@ class FiniteSeries:
 
 class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One way of looking at a run. Subclasses are frozen; their fields are the parameters that rule files set.
+
+    A check of scope "writer" has a state for each writer, one of scope "run" has one for the run.
 
     A check sees each record once, in order, however the records were cut into scans; all that it remembers is in the
     state, whose size depends on the number of metrics and not on the number of records.

@@ -21,18 +21,22 @@ class Schedule(msgspec.Struct):
 
     def changes(self, scan: Scan) -> list[int]:
         """Rows at which the stage is another than before, or the learning rate has jumped up; in order."""
-        rows: set[int] = set()
-        if Role.STAGE in scan.roles:
-            stages = scan.values[scan.roles.index(Role.STAGE)]
-            before = _before(stages, self.stage)
-            self.stage = float(stages[-1])
-            rows.update(np.flatnonzero((stages != before) & np.isfinite(stages)).tolist())
+        rows = set(self.stage_changes(scan))
         if Role.LR in scan.roles:
             rates = scan.values[scan.roles.index(Role.LR)]
             before = _before(rates, self.rate)
             self.rate = float(rates[-1])
             rows.update(np.flatnonzero((rates > RESTART_FACTOR * before) & (before > 0)).tolist())
         return sorted(rows)
+
+    def stage_changes(self, scan: Scan) -> list[int]:
+        """Rows at which the stage is another than before."""
+        if Role.STAGE not in scan.roles:
+            return []
+        stages = scan.values[scan.roles.index(Role.STAGE)]
+        before = _before(stages, self.stage)
+        self.stage = float(stages[-1])
+        return [int(row) for row in np.flatnonzero((stages != before) & np.isfinite(stages))]
 
 
 def _before(values: FloatArray, last: float | None) -> FloatArray:
