@@ -516,6 +516,10 @@ LAYOUTS = (
     ("loss/total", "loss/precursor"),
     ("val/easy/loss", "val/easy/token_acc"),
     ("loss/ce", "curriculum/stage", "weighted/ce", "weighted/precursor"),
+    ("loss", "val_loss", "lr"),
+    ("loss", "loss/kl", "loss/rec", "grad_norm"),
+    ("perf/step_time", "perf/data_time", "tokens/s", "system/process_rss_gb"),
+    ("system/gpu0/temperature", "system/gpu0/utilization", "system/gpu0/throttled", "system/gpu0/ecc_uncorrected"),
 )
 
 
@@ -528,13 +532,14 @@ def wild_runs(draw: st.DrawFn) -> list[Moment]:
         for _ in range(draw(st.integers(1, 8))):
             step, time = draw(st.integers(-5, 2**62)), draw(st.floats(0, 2e9))
             row = draw(st.lists(WILD, min_size=len(names), max_size=len(names)))
-            moments.append(Record(names, step, time, tuple(row)))
+            writer = draw(st.sampled_from(["rank0", "rank0", "rank0", "rank1", "rank0/system"]))
+            moments.extend([Record(names, step, time, tuple(row), writer)] * draw(st.sampled_from([1, 1, 1, 12, 70])))
         if draw(st.booleans()):
             moments.append(vitals(2e9, state=draw(st.sampled_from(["running", "lost", "failed", "finished"]))))
     return moments
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(data=st.data())
 def test_anything_at_all_is_judged_the_same_in_any_cut(data: st.DataObject) -> None:
     """The whole default rule set on any values, steps and sets of metrics: no error, and the same transitions."""

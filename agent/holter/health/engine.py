@@ -139,22 +139,25 @@ class Engine:
         values = np.ascontiguousarray(batch.values.T, dtype=np.float64)
         finite: list[bool] = list(map(bool, np.all(np.isfinite(values), axis=1)))
         found: list[tuple[int, int, Rule, Sign]] = []
-        for order, rule, selection in layout.selections:
-            signs: list[Sign] = []
-            scan = Scan(
-                batch.writer,
-                batch.metrics,
-                layout.roles,
-                batch.steps,
-                batch.times,
-                values,
-                finite,
-                selection.columns,
-                selection.ranks,
-                self._facts,
-            )
-            rule.check.observe(scan, self._state(rule, batch.writer if rule.check.scope == "writer" else ""), signs)
-            found.extend((sign.row, order, rule, sign) for sign in signs)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # the values may be anything
+            for order, rule, selection in layout.selections:
+                signs: list[Sign] = []
+                scan = Scan(
+                    batch.writer,
+                    batch.metrics,
+                    layout.roles,
+                    batch.steps,
+                    batch.times,
+                    values,
+                    finite,
+                    selection.columns,
+                    selection.ranks,
+                    self._facts,
+                )
+                state = self._state(rule, batch.writer if rule.check.scope == "writer" else "")
+                rule.check.observe(scan, state, signs)
+                if signs:
+                    found.extend((sign.row, order, rule, sign) for sign in signs)
         found.sort(key=lambda entry: entry[:2])
         return found
 

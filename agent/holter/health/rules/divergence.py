@@ -207,13 +207,14 @@ class Divergence(Check, frozen=True, kw_only=True):
         limit = exp(best + max(math.log(ratio), z * look.scale)) - (memory.offset or 0.0)
         step, too = series.step(look.index), ", and the validation loss rises, too" if reason == 2 else ""
         now, was = (exp(x) - (memory.offset or 0.0) for x in (level, best))
+        times = now / was if was > 0 else exp(level - best)
         text = (
-            f"{series.name} has climbed to {number(now)} at step {step} (median of {width}), {number(now / was)} times "
+            f"{series.name} has climbed to {number(now)} at step {step} (median of {width}), {number(times)} times "
             f"its best {number(was)} at step {memory.best_step}{too}"
         )
         evidence: dict[str, Any] = {
             "formula": f"median of {width} - best > max(ln {number(ratio)}, {number(z)} x noise)",
-            "ratio": now / was,
+            "ratio": times,
             "z": (level - best) / look.scale,
             "noise": look.scale,
             "best_step": memory.best_step,

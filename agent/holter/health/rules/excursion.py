@@ -15,7 +15,7 @@ from holter.health.model import Action, Kind
 from holter.health.roles import Role
 from holter.health.rules.baseline import WINDOW, Baseline
 from holter.health.rules.contract import Check, FiniteSeries, FloatArray, Scan, Sign, State, number
-from holter.health.rules.episode import Episode, Series, offset
+from holter.health.rules.episode import Episode, Series, exp, offset
 from holter.health.rules.schedule import Schedule
 
 __all__ = ["Excursion"]
@@ -245,10 +245,11 @@ class Positive:
         often = f", {memory.streak} records in a row above {number(limit)}" if memory.streak > 1 else ""
         level = memory.value(baseline.level)
         value = float(self.series.values[index])
-        text = f"{self.series.name} is {number(value)} at step {step}: {number(value / level)} times its median "
+        times = value / level if level > 0 else exp(x - baseline.level)
+        text = f"{self.series.name} is {number(value)} at step {step}: {number(times)} times its median "
         evidence: dict[str, Any] = {
             "formula": f"ln value - ln median > max(ln {number(ratio)}, {number(z)} x scale)",
-            "ratio": value / level,
+            "ratio": times,
             "z": self._deviations(x),
             "scale": baseline.scale,
             "window": len(baseline.window),
