@@ -35,7 +35,7 @@ class Baseline(msgspec.Struct, array_like=True):
 
     >>> baseline = Baseline()
     >>> for x in [0.0, 0.1] * 10:
-    ...     baseline.accept(x)
+    ...     _ = baseline.accept(x)
     >>> baseline.level, round(baseline.scale, 3)
     (0.05, 0.105)
     """
@@ -53,13 +53,17 @@ class Baseline(msgspec.Struct, array_like=True):
         """The lowest value that is suspect: above the level by ``floor`` and by ``deviations`` scales, both."""
         return self.level + max(floor, deviations * self.scale) if self.active else math.inf
 
-    def accept(self, x: float) -> None:
-        """Take one point in."""
-        self.window.append(x)
-        del self.window[:-WINDOW]
+    def accept(self, x: float) -> bool:
+        """Take one point in; says whether the limits may have changed."""
+        window = self.window
+        window.append(x)
+        if len(window) > WINDOW:
+            del window[0]
         self.accepted += 1
         if self.accepted < WINDOW or self.accepted % STRIDE == 0:
             self._seal()
+            return True
+        return False
 
     def advance(self, x: FloatArray, floor: float, deviations: float) -> int:
         """Take in the points of ``x`` (n,) before the first suspect one, and say how many these were."""

@@ -50,7 +50,8 @@ class Sign:
     evidence: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, as the next one: both are made for each rule and batch, and freezing makes that four times as slow.
+@dataclass(slots=True)
 class Scan:
     """Records of one writer as a check sees them: ``m`` metrics, ``n`` rows.
 
@@ -86,7 +87,7 @@ class Scan:
         return FiniteSeries(self, self.names[column], values[rows], rows, signs)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FiniteSeries:
     """One metric's finite values in a scan: ``values`` (k,), at ``rows`` (k,) of it (None: at all of its rows)."""
 

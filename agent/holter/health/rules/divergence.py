@@ -24,9 +24,11 @@ __all__ = ["Divergence"]
 Ratio = Annotated[float, Meta(gt=1)]
 Deviations = Annotated[float, Meta(gt=0)]
 SHORT, LONG = 10, 64  # points that the current level is taken from
-STRIDE = 5  # points between two looks
+STRIDE = 5  # points between two looks at the median of 10
+SEAL = 20  # points between two looks at the median of 64 and at the noise
 SHORT_FROM, LONG_FROM = 20, 128  # points from which on each is compared
-SHORT_LOOKS, LONG_LOOKS, CONFIRMED_LOOKS = 2, 6, 3  # in a row
+SHORT_LOOKS, LONG_LOOKS, CONFIRMED_LOOKS = 2, 3, 3  # in a row
+FEW = 32  # points that are faster looked at one by one
 NOISE_FLOOR = 0.003  # on the log scale
 VAL_RISE = 1.01  # of the validation loss above its best: it goes up, too
 
@@ -66,6 +68,7 @@ class Series(msgspec.Struct, array_like=True):
     best_at: int = 0  # points seen
     best_step: int = 0
     best_long: float = math.inf  # of the medians of 64
+    noise: float = math.inf  # at the last seal
     looks: tuple[int, int, int] = (0, 0, 0)  # in a row that were above: short, long, confirmed
     negative: bool = False
     open: bool = False
@@ -93,10 +96,10 @@ class Look:
     """What one look compares: levels and noise on the log scale."""
 
     index: int
-    short: float
-    long: float
-    scale: float
     seen: int  # points
+    short: float
+    noise: float
+    long: float | None = None  # where there is a look at it
 
 
 class Divergence(Check, frozen=True, kw_only=True):
@@ -180,31 +183,37 @@ class Divergence(Check, frozen=True, kw_only=True):
     def _look(self, series: FiniteSeries, memory: Series, look: Look, evaluation: Evaluation) -> None:
         if look.short < memory.best:
             memory.best, memory.best_at, memory.best_step = look.short, look.seen, series.step(look.index)
-        memory.best_long = min(memory.best_long, look.long)
+        if look.long is not None:
+            memory.best_long = min(memory.best_long, look.long)
         if memory.open:
             self._follow(series, memory, look)
             return
-        up, up_long = look.short - memory.best, look.long - memory.best_long
-        known, known_long = look.seen - memory.began >= SHORT_FROM, look.seen - memory.began >= LONG_FROM
-        short = known and up > max(math.log(self.ratio), self.z * look.scale)
-        long = known_long and up_long > max(math.log(self.ratio), self.z_long * look.scale)
-        confirmed = known and up > max(math.log(self.ratio_confirmed), self.z * look.scale) and evaluation.rises()
+        up, known = look.short - memory.best, look.seen - memory.began >= SHORT_FROM
+        noisy = self.z * look.noise
+        short = known and up > max(math.log(self.ratio), noisy)
+        confirmed = known and up > max(math.log(self.ratio_confirmed), noisy) and evaluation.rises()
         before = memory.looks
-        memory.looks = (before[0] + 1 if short else 0, before[1] + 1 if long else 0, before[2] + 1 if confirmed else 0)
+        long_looks = before[1] if look.long is None else before[1] + 1 if self._long(memory, look) else 0
+        memory.looks = (before[0] + 1 if short else 0, long_looks, before[2] + 1 if confirmed else 0)
         needed = (SHORT_LOOKS, LONG_LOOKS, CONFIRMED_LOOKS)
         reasons = [index for index in range(3) if memory.looks[index] >= needed[index]]
         if reasons and not evaluation.improved_since(memory.best_at):
             self._open(series, memory, look, reasons[0], evaluation)
 
+    def _long(self, memory: Series, look: Look) -> bool:
+        if look.long is None or look.seen - memory.began < LONG_FROM:
+            return False
+        return look.long - memory.best_long > max(math.log(self.ratio), self.z_long * look.noise)
+
     def _open(self, series: FiniteSeries, memory: Series, look: Look, reason: int, evaluation: Evaluation) -> None:
         memory.open, memory.looks = True, (0, 0, 0)
         level, best, width = look.short, memory.best, SHORT
-        if reason == 1:
+        if reason == 1 and look.long is not None:
             level, best, width = look.long, memory.best_long, LONG
         memory.base = best
         ratio = (self.ratio, self.ratio, self.ratio_confirmed)[reason]
         z = (self.z, self.z_long, self.z)[reason]
-        limit = exp(best + max(math.log(ratio), z * look.scale)) - (memory.offset or 0.0)
+        limit = exp(best + max(math.log(ratio), z * look.noise)) - (memory.offset or 0.0)
         step, too = series.step(look.index), ", and the validation loss rises, too" if reason == 2 else ""
         now, was = (exp(x) - (memory.offset or 0.0) for x in (level, best))
         times = now / was if was > 0 else exp(level - best)
@@ -215,8 +224,8 @@ class Divergence(Check, frozen=True, kw_only=True):
         evidence: dict[str, Any] = {
             "formula": f"median of {width} - best > max(ln {number(ratio)}, {number(z)} x noise)",
             "ratio": times,
-            "z": (level - best) / look.scale,
-            "noise": look.scale,
+            "z": (level - best) / look.noise,
+            "noise": look.noise,
             "best_step": memory.best_step,
         }
         if reason == 2:
@@ -253,27 +262,50 @@ def _finite_rows(scan: Scan, columns: list[int]) -> list[int]:
 
 def _looks(x: FloatArray, memory: Series) -> Iterator[Look]:
     """Take in the points ``x``, and say what each look at them compares."""
+    if len(x) <= FEW:
+        yield from _looks_one_by_one(x, memory)
+        return
     points = np.concatenate([memory.recent, x])
     kept, seen = len(memory.recent), memory.seen
     memory.recent, memory.seen = points[-LONG:].tolist(), seen + len(x)
-    first = STRIDE - seen % STRIDE  # points until the next look
-    at = np.arange(first, len(x) + 1, STRIDE) + kept  # how many points each look has before it
-    early = [int(end) for end in at if SHORT <= end < LONG]
-    for end in early:
-        yield _one_look(points[max(0, end - LONG) : end].tolist(), end - kept, seen)
-    late = at[at >= LONG]
-    if len(late) <= 4:
-        for end in late.tolist():
-            yield _one_look(points[end - LONG : end].tolist(), end - kept, seen)
+    counts = np.arange(STRIDE - seen % STRIDE, len(x) + 1, STRIDE)  # points of ``x`` before each look
+    counts = counts[counts + kept >= SHORT]
+    if not len(counts):
         return
-    windows = sliding_window_view(points, LONG)[late - LONG]
-    short, long = medians(windows[:, -SHORT:]), medians(windows)
-    steps = medians(np.abs(np.diff(windows, axis=1))) / math.sqrt(2)
-    scales = np.maximum(MAD_TO_DEVIATION * steps, NOISE_FLOOR)
-    for row, end in enumerate((late - kept).tolist()):
-        yield Look(end - 1, float(short[row]), float(long[row]), float(scales[row]), seen + end)
+    short = medians(sliding_window_view(points, SHORT)[counts + kept - SHORT]).tolist()
+    seals = {count: order for order, count in enumerate(counts[(counts + seen) % SEAL == 0].tolist())}
+    early = [count for count in seals if count + kept < LONG]
+    late = np.array([count for count in seals if count + kept >= LONG], dtype=np.intp)
+    windows = sliding_window_view(points, LONG)[late + kept - LONG] if len(late) else np.empty((0, LONG))
+    long = medians(windows).tolist()
+    noises = (medians(np.abs(np.diff(windows, axis=1))) / math.sqrt(2)).tolist()
+    for count, level in zip(counts.tolist(), short, strict=True):
+        newest = None
+        if count in seals:
+            order = seals[count] - len(early)
+            if order < 0:
+                memory.noise = _scale(noise(points[: count + kept].tolist()))
+            else:
+                newest, memory.noise = long[order], _scale(noises[order])
+        yield Look(count - 1, seen + count, level, memory.noise, newest)
 
 
-def _one_look(window: list[float], end: int, seen: int) -> Look:
-    scale = max(MAD_TO_DEVIATION * noise(window), NOISE_FLOOR)
-    return Look(end - 1, median(window[-SHORT:]), median(window), scale, seen + end)
+def _looks_one_by_one(x: FloatArray, memory: Series) -> Iterator[Look]:
+    """As `_looks`, without what a block costs."""
+    recent = memory.recent
+    for index, point in enumerate(x.tolist()):
+        recent.append(point)
+        if len(recent) > LONG:
+            del recent[0]
+        memory.seen += 1
+        if memory.seen % STRIDE or len(recent) < SHORT:
+            continue
+        newest = None
+        if memory.seen % SEAL == 0:
+            memory.noise = _scale(noise(recent))
+            newest = median(recent) if len(recent) == LONG else None
+        yield Look(index, memory.seen, median(recent[-SHORT:]), memory.noise, newest)
+
+
+def _scale(step: float) -> float:
+    return max(MAD_TO_DEVIATION * step, NOISE_FLOOR)

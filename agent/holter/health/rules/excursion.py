@@ -25,6 +25,7 @@ Deviations = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
 ZEROS_BEFORE_RESTART = 16  # a part that was switched off is a new series when it is switched on
 CHUNK = 64  # points tried at once after a suspected one
+FEW = 32  # points that are faster looked at one by one
 LENIENT_FOR = 64  # points after a change of stage, until the window knows the new level
 STRONGEST = 10.0  # deviations that one point counts for: a single huge one must not speak for those beside it
 SPIKE = 6.0  # deviations from which a point counts as a spike of a cluster
@@ -138,8 +139,37 @@ class Positive:
 
     def look(self) -> None:
         """In blocks as long as nothing is suspect, point by point otherwise."""
-        memory = self.memory
         self._after_zeros()
+        if len(self.x) <= FEW:
+            self._one_by_one()
+        else:
+            self._in_blocks()
+
+    def _one_by_one(self) -> None:
+        """As `_in_blocks`, without what a block costs."""
+        memory, baseline = self.memory, self.memory.baseline
+        limit = baseline.limit(*self._thresholds())
+        points = zip(self.series.values.tolist(), self.x.tolist(), strict=True)
+        for index, (value, x) in enumerate(points):
+            repeated, memory.last = value == memory.last, value
+            if memory.episode is None and memory.streak == 0:
+                if repeated:
+                    continue
+                if x <= limit:
+                    self._calm(index, 1)
+                    memory.seen += 1
+                    changed = baseline.accept(x)
+                    if memory.lenient:
+                        memory.lenient -= 1
+                        changed = True
+                    if changed:
+                        limit = baseline.limit(*self._thresholds())
+                    continue
+            self._point(index, repeated=repeated)
+            limit = baseline.limit(*self._thresholds())
+
+    def _in_blocks(self) -> None:
+        memory = self.memory
         fresh = self._fresh()
         self._repetitions(0, int(fresh[0]) if len(fresh) else len(self.x))
         x = self.x if len(fresh) == len(self.x) else self.x[fresh]
@@ -149,8 +179,7 @@ class Positive:
                 block = x[at : at + min(chunk, memory.lenient or chunk)]
                 taken = memory.baseline.advance(block, *self._thresholds())
                 memory.lenient = max(0, memory.lenient - taken)
-                if memory.cluster:
-                    self._calm(fresh, at, at + taken)
+                self._calm(int(fresh[at]), taken, fresh[at:])
                 memory.seen += taken
                 at, chunk = at + taken, 2 * chunk
                 if taken == len(block):
@@ -311,16 +340,18 @@ class Positive:
         evidence = {"formula": f"{needed} spikes within {self.check.within} records", "records": among}
         self._sign_cluster("open", index, text + number(self.series.values[index]), evidence)
 
-    def _calm(self, fresh: NDArray[np.intp], start: int, stop: int) -> None:
-        """Points without a suspect, while a cluster is open: after `within` of them it is over."""
+    def _calm(self, index: int, taken: int, fresh: NDArray[np.intp] | None = None) -> None:
+        """``taken`` points without a suspect, from ``index`` on: after `within` of them a cluster is over."""
         memory = self.memory
+        if not memory.cluster:
+            return
         needed = self.check.within - (memory.seen - memory.spikes[-1])
-        if stop - start < needed:
+        if taken < max(needed, 1):
             return
         memory.cluster, memory.spikes = False, []
-        index = int(fresh[start + max(needed, 1) - 1])
+        at = index if fresh is None else int(fresh[max(needed, 1) - 1])
         text = f"{self.series.name} has not jumped for {self.check.within} records"
-        self._sign_cluster("resolve", index, text, {"records": self.check.within})
+        self._sign_cluster("resolve", at, text, {"records": self.check.within})
 
     def _sign_cluster(self, action: Action, index: int, text: str, evidence: dict[str, Any]) -> None:
         subject = f"{self.series.name} cluster"

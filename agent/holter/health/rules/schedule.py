@@ -10,6 +10,7 @@ from holter.health.rules.contract import FloatArray, Scan
 
 __all__ = ["Schedule"]
 
+FEW = 32
 RESTART_FACTOR = 3.0  # a learning rate that rises so much in one record is restarted
 
 
@@ -21,22 +22,35 @@ class Schedule(msgspec.Struct):
 
     def changes(self, scan: Scan) -> list[int]:
         """Rows at which the stage is another than before, or the learning rate has jumped up; in order."""
-        rows = set(self.stage_changes(scan))
-        if Role.LR in scan.roles:
-            rates = scan.values[scan.roles.index(Role.LR)]
-            before = _before(rates, self.rate)
-            self.rate = float(rates[-1])
-            rows.update(np.flatnonzero((rates > RESTART_FACTOR * before) & (before > 0)).tolist())
-        return sorted(rows)
+        jumps = self._jumps(scan)
+        stages = self.stage_changes(scan)
+        return sorted({*stages, *jumps}) if stages and jumps else stages or jumps
 
     def stage_changes(self, scan: Scan) -> list[int]:
         """Rows at which the stage is another than before."""
         if Role.STAGE not in scan.roles:
             return []
         stages = scan.values[scan.roles.index(Role.STAGE)]
-        before = _before(stages, self.stage)
-        self.stage = float(stages[-1])
+        last, self.stage = self.stage, float(stages[-1])
+        if _is_all(stages, self.stage if last is None else last):
+            return []
+        before = _before(stages, last)
         return [int(row) for row in np.flatnonzero((stages != before) & np.isfinite(stages))]
+
+    def _jumps(self, scan: Scan) -> list[int]:
+        if Role.LR not in scan.roles:
+            return []
+        rates = scan.values[scan.roles.index(Role.LR)]
+        last, self.rate = self.rate, float(rates[-1])
+        if _is_all(rates, self.rate if last is None else last):
+            return []
+        before = _before(rates, last)
+        return [int(row) for row in np.flatnonzero((rates > RESTART_FACTOR * before) & (before > 0))]
+
+
+def _is_all(values: FloatArray, value: float) -> bool:
+    """Whether all are that one; of a few values that is sooner seen in a list."""
+    return values.tolist().count(value) == len(values) if len(values) <= FEW else bool((values == value).all())
 
 
 def _before(values: FloatArray, last: float | None) -> FloatArray:

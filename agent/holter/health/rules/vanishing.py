@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Annotated, Any, ClassVar
 
 import msgspec
@@ -68,21 +66,21 @@ class Vanishing(Check, frozen=True, kw_only=True):
         losses.keep()
 
     def _watch(self, series: FiniteSeries, memory: Series, losses: Losses) -> None:
-        values = series.values
+        values = series.values.tolist()
         start = 0
         while start < len(values):
-            if memory.open or memory.streak or self._low(values[start], memory):
+            stop = min(start + BLOCK - len(memory.block), len(values))
+            part = values[start:stop]
+            low = max(memory.level / self.ratio, self.floor)
+            if memory.open or memory.streak or min(part) <= low:
                 self._one(series, memory, start, losses)
                 start += 1
                 continue
-            stop = min(start + BLOCK - len(memory.block), len(values))
-            low = np.flatnonzero(self._low(values[start:stop], memory))
-            stop = start + int(low[0]) if len(low) else stop
-            self._normal(memory, values[start:stop].tolist(), partial(losses.levels, series.row(stop - 1)))
+            self._normal(memory, part, series.row(stop - 1), losses)
             start = stop
 
-    def _low(self, values: Any, memory: Series) -> Any:
-        return (values < memory.level / self.ratio) | (np.abs(values) <= self.floor)
+    def _low(self, value: float, memory: Series) -> bool:
+        return value <= max(memory.level / self.ratio, self.floor)
 
     def _one(self, series: FiniteSeries, memory: Series, index: int, losses: Losses) -> None:
         value = float(series.values[index])
@@ -96,10 +94,10 @@ class Vanishing(Check, frozen=True, kw_only=True):
                     self._open(series, memory, index, levels)
         else:
             memory.streak = 0
-            self._normal(memory, [value], partial(losses.levels, series.row(index)))
+            self._normal(memory, [value], series.row(index), losses)
 
     @staticmethod
-    def _normal(memory: Series, values: list[float], losses: Callable[[], dict[str, float]]) -> None:
+    def _normal(memory: Series, values: list[float], row: int, losses: Losses) -> None:
         """Values that are not low, at most as many as the block still takes."""
         memory.block.extend(values)
         if len(memory.block) < BLOCK:
@@ -108,7 +106,7 @@ class Vanishing(Check, frozen=True, kw_only=True):
         memory.block.clear()
         memory.level = max(memory.level, level)
         if level > memory.level / 10:
-            memory.losses = losses()
+            memory.losses = losses.levels(row)
 
     def _unlearned(self, memory: Series, levels: dict[str, float]) -> bool:
         """There is a loss to be learned, and it has not been."""
@@ -141,29 +139,23 @@ class Vanishing(Check, frozen=True, kw_only=True):
 class Losses:
     """The training losses of a scan, after those that are remembered."""
 
-    __slots__ = ("names", "state", "values")
+    __slots__ = ("losses", "state")
 
     def __init__(self, scan: Scan, state: VanishingState) -> None:
         columns = [column for column in scan.columns if scan.roles[column] is Role.LOSS]
-        self.names = [scan.names[column] for column in columns]
-        self.values = [scan.values[column] for column in columns]
+        self.losses = [(scan.names[column], scan.values[column], scan.finite[column]) for column in columns]
         self.state = state
 
     def levels(self, row: int) -> dict[str, float]:
         """The median of each loss's last values, that of ``row`` included."""
         known = dict(self.state.losses)
-        known |= {
-            name: self._last(name, values[: row + 1]) for name, values in zip(self.names, self.values, strict=True)
-        }
+        known |= {name: self._last(name, values[: row + 1], finite=finite) for name, values, finite in self.losses}
         return {name: median(values) for name, values in known.items() if values}
 
     def keep(self) -> None:
-        for name, values in zip(self.names, self.values, strict=True):
-            self.state.losses[name] = self._last(name, values)
+        for name, values, finite in self.losses:
+            self.state.losses[name] = self._last(name, values, finite=finite)
 
-    def _last(self, name: str, values: FloatArray) -> list[float]:
-        finite = values[-2 * LOSS_OF :]
-        finite = finite[np.isfinite(finite)]
-        if len(finite) < LOSS_OF:
-            finite = values[np.isfinite(values)]
-        return [*self.state.losses.get(name, []), *finite[-LOSS_OF:].tolist()][-LOSS_OF:]
+    def _last(self, name: str, values: FloatArray, *, finite: bool) -> list[float]:
+        newest = values[-LOSS_OF:].tolist() if finite else values[np.isfinite(values)][-LOSS_OF:].tolist()
+        return newest if len(newest) == LOSS_OF else [*self.state.losses.get(name, []), *newest][-LOSS_OF:]
