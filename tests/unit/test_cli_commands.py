@@ -19,7 +19,7 @@ from holter_server.settings import Settings
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
 COMMANDS = [
-    "serve", "demo", "doctor", "runs", "show", "tail", "stop", "checkpoint", "export", "sync",
+    "serve", "demo", "doctor", "runs", "show", "tail", "stop", "checkpoint", "export", "sync", "lint",
     "rules list", "rules check", "rules backtest", "webhook add", "webhook list", "webhook test", "webhook remove",
     "token create", "token list", "token revoke",
 ]  # fmt: skip

@@ -50,8 +50,11 @@ def _read_text(path: Path, text: str) -> tuple[str, list[Row]]:
         return "csv", read_table(text)
     try:
         return "text", read_lines(text)
-    except Unreadable:
-        return "csv", read_table(text)
+    except Unreadable as error:
+        try:
+            return "csv", read_table(text)
+        except Unreadable:
+            raise error from None
 
 
 def _json_or_lines(text: str) -> tuple[str, list[Row]]:

@@ -11,6 +11,7 @@ from holter_server.cli.demo import demo
 from holter_server.cli.doctor import doctor
 from holter_server.cli.export import export
 from holter_server.cli.failure import CommandGroup
+from holter_server.cli.lint import lint
 from holter_server.cli.orders import checkpoint, stop
 from holter_server.cli.rules import rules
 from holter_server.cli.runs import runs, show
@@ -24,8 +25,8 @@ __all__ = ["EXIT_CODES", "app"]
 
 EXIT_CODES = {
     0: "done",
-    1: "not done: the service is not there or said no, a file has errors, a check did not pass",
-    2: 'not typed right, or "holter[server]" is not installed',
+    1: "not done: the service is not there or said no, a file has errors, a check did not pass; lint: unhealthy",
+    2: 'not typed right, or "holter[server]" is not installed; lint: a file could not be read',
     130: "interrupted by Ctrl-C before the work was done",
 }
 
@@ -67,6 +68,7 @@ app.command(rich_help_panel=RUNS)(stop)
 app.command(rich_help_panel=RUNS)(checkpoint)
 app.command(rich_help_panel=RUNS)(export)
 app.command(rich_help_panel=RUNS)(sync)
+app.command(rich_help_panel=RUNS)(lint)
 app.add_typer(rules, name="rules", rich_help_panel=ADMINISTRATION)
 app.add_typer(webhooks, name="webhook", rich_help_panel=ADMINISTRATION)
 app.add_typer(tokens, name="token", rich_help_panel=ADMINISTRATION)
