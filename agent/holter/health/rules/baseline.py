@@ -1,7 +1,8 @@
 """A robust baseline of a series: the level of its newest accepted points and their noise, sealed at fixed counts.
 
-Sealing at fixed counts (every point up to 64, every 16th afterwards) makes a whole block comparable with its
-baselines in one vectorised pass, and makes the outcome the same however the points were cut into blocks.
+Sealing at fixed counts (every point up to 64; afterwards every 4th for the level, every 16th for the noise) makes a
+whole block comparable with its baselines in one vectorised pass, and makes the outcome the same however the points were
+cut into blocks.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ FloatArray = NDArray[np.float64]
 WINDOW = 64  # accepted points that the noise is taken from
 LOCAL = 16  # of these, the newest, that the level is taken from: a falling loss is not compared with its past
 ACTIVE_FROM = 10  # accepted points: short runs (13 of 238 real logs have under 30 rows) must not stay unwatched
-STRIDE = 16  # accepted points between two seals of a full window
+STRIDE = 4  # accepted points between two seals of a full window's level
+NOISE_STRIDE = 16  # the same for its noise, which changes less and costs more
 SCALE_FLOOR = 0.005  # on the log scale: a smooth series would make any step look like many deviations
 MAD_TO_DEVIATION = 1.4826  # of a normal distribution
-SMALL = 4 * STRIDE  # points that are faster sealed one window at a time than all windows at once
+SMALL = 64  # points that are faster sealed one window at a time than all windows at once
 
 
 class Baseline(msgspec.Struct, array_like=True):
@@ -44,6 +46,7 @@ class Baseline(msgspec.Struct, array_like=True):
     accepted: int = 0
     level: float = 0.0
     scale: float = SCALE_FLOOR
+    noise: float = 0.0
 
     @property
     def active(self) -> bool:
@@ -86,13 +89,15 @@ class Baseline(msgspec.Struct, array_like=True):
 
     def restart(self) -> None:
         """Forget everything: the level has changed for good."""
-        self.window, self.accepted, self.level, self.scale = [], 0, 0.0, SCALE_FLOOR
+        self.window, self.accepted, self.level, self.scale, self.noise = [], 0, 0.0, SCALE_FLOOR, 0.0
 
     def _seal(self) -> None:
         local = self.window[-LOCAL:]
         self.level = median(local)
         around = median([abs(x - self.level) for x in local])
-        self.scale = max(MAD_TO_DEVIATION * max(around, noise(self.window)), SCALE_FLOOR)
+        if self.accepted < WINDOW or self.accepted % NOISE_STRIDE == 0:
+            self.noise = noise(self.window)
+        self.scale = max(MAD_TO_DEVIATION * max(around, self.noise), SCALE_FLOOR)
 
     def _advance_to_seal(self, x: FloatArray, floor: float, deviations: float) -> int:
         suspects = np.flatnonzero(x > self.limit(floor, deviations))
@@ -104,7 +109,11 @@ class Baseline(msgspec.Struct, array_like=True):
 
     def _advance_over_seals(self, x: FloatArray, first: int, floor: float, deviations: float) -> int:
         """As if no point were suspect: every seal of the block at once, then every comparison at once."""
-        levels, scales = _seals(sliding_window_view(np.concatenate([self.window, x]), WINDOW)[first::STRIDE])
+        points = np.concatenate([self.window, x])
+        counts = np.arange(first, len(x) + 1, STRIDE)  # points taken in before each seal
+        levels, around = _levels(sliding_window_view(points, LOCAL)[counts + len(self.window) - LOCAL])
+        noises = self._noises(points, counts)
+        scales = np.maximum(MAD_TO_DEVIATION * np.maximum(around, noises[1:]), SCALE_FLOOR)
         levels = np.concatenate([[self.level], levels])
         scales = np.concatenate([[self.scale], scales])
         segment = (np.arange(len(x)) - first) // STRIDE + 1
@@ -112,9 +121,17 @@ class Baseline(msgspec.Struct, array_like=True):
         suspects = np.flatnonzero(x > limits[segment])
         n = int(suspects[0]) if len(suspects) else len(x)
         sealed = (n - first) // STRIDE + 1  # by the points taken in; the last point's own seal included
-        self.level, self.scale = float(levels[sealed]), float(scales[sealed])
+        self.level, self.scale, self.noise = float(levels[sealed]), float(scales[sealed]), float(noises[sealed])
         self._take(x[:n])
         return n
+
+    def _noises(self, points: FloatArray, counts: NDArray[np.intp]) -> FloatArray:
+        """The noise as it is known now and at each seal."""
+        fresh = (self.accepted + counts) % NOISE_STRIDE == 0
+        windows = sliding_window_view(points, WINDOW)[counts[fresh] + len(self.window) - WINDOW]
+        steps = medians(np.abs(np.diff(windows, axis=1))) / math.sqrt(2)
+        known = np.concatenate([[self.noise], steps])
+        return np.asarray(known[np.concatenate([[0], np.cumsum(fresh)])])
 
     def _take(self, x: FloatArray) -> None:
         self.window.extend(x[-WINDOW:].tolist())
@@ -142,10 +159,7 @@ def noise(window: list[float]) -> float:
     return median(steps) / math.sqrt(2) if steps else 0.0
 
 
-def _seals(windows: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Level and scale of each row of ``windows`` (k, 64)."""
-    local = windows[:, -LOCAL:]
-    levels = medians(local)
-    around = medians(np.abs(local - levels[:, None]))
-    steps = medians(np.abs(np.diff(windows, axis=1))) / math.sqrt(2)
-    return levels, np.maximum(MAD_TO_DEVIATION * np.maximum(around, steps), SCALE_FLOOR)
+def _levels(windows: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Median of each row of ``windows`` (k, 16), and the median distance from it."""
+    levels = medians(windows)
+    return levels, medians(np.abs(windows - levels[:, None]))

@@ -42,6 +42,8 @@ class Evaluation(msgspec.Struct, array_like=True):
     told: int = 0  # points of training that had been seen at the newest evaluation
 
     def take(self, name: str, value: float, seen: int) -> None:
+        if value == self.last.get(name):
+            return  # only repeated
         if value < self.best.get(name, math.inf):
             self.best[name] = value
             self.improved = seen
@@ -62,6 +64,7 @@ class Series(msgspec.Struct, array_like=True):
 
     offset: float | None = None
     recent: list[float] = []  # the last 64 points
+    last: float = math.nan  # the newest value
     seen: int = 0
     began: int = 0  # points seen when it was last started anew
     best: float = math.inf  # of the medians of 10
@@ -103,7 +106,8 @@ class Look:
 
 
 class Divergence(Check, frozen=True, kw_only=True):
-    """Compares the median of a loss's last 10 points with the lowest such median before, every 5 points.
+    """Compares the median of a loss's last 10 points with the lowest such median before, every 5 points. A value that is
+    only repeated, as an epoch's loss is on each row, is no point.
 
     Fires when it is above by `ratio` and by `z` times the noise (median step from point to point, over √2) in 2 looks
     in a row; or the same for the median of 64, by `ratio` and `z_long`, in 6 looks, for a loss too noisy for 10 points;
@@ -118,7 +122,7 @@ class Divergence(Check, frozen=True, kw_only=True):
 
     ratio: Ratio = 1.08
     z: Deviations = 4.0
-    z_long: Deviations = 2.0
+    z_long: Deviations = 2.5
     ratio_confirmed: Ratio = 1.025
     critical_ratio: Ratio = 2.0
 
@@ -177,6 +181,10 @@ class Divergence(Check, frozen=True, kw_only=True):
                 return
             series = series.part(int(positive[0]), len(series.values))
             memory.offset = offset(float(series.values[0]))
+        different = series.values != np.concatenate([[memory.last], series.values[:-1]])
+        memory.last = float(series.values[-1])
+        if not different.all():
+            series = series.at(np.flatnonzero(different))
         for look in _looks(np.log(series.values + memory.offset), memory):
             self._look(series, memory, look, evaluation)
 

@@ -51,7 +51,6 @@ class Series(msgspec.Struct, array_like=True):
     offset: float | None = None
     last: float = math.nan  # the newest value
     streak: int = 0  # suspected points in a row
-    strength: float = 0.0  # the sum of their deviations
     pair: bool = False  # the newest point was above the ratio for two in a row
     suspected: int = 0  # since the window last held calm points only
     accepted_before: int = 0  # `baseline.accepted` at the last suspected point

@@ -27,7 +27,6 @@ ZEROS_BEFORE_RESTART = 16  # a part that was switched off is a new series when i
 CHUNK = 64  # points tried at once after a suspected one
 FEW = 32  # points that are faster looked at one by one
 LENIENT_FOR = 64  # points after a change of stage, until the window knows the new level
-STRONGEST = 10.0  # deviations that one point counts for: a single huge one must not speak for those beside it
 SPIKE = 6.0  # deviations from which a point counts as a spike of a cluster
 
 
@@ -42,11 +41,11 @@ class Excursion(Check, frozen=True, kw_only=True):
     """Compares ln(value) with the median of its last 16 accepted points; suspected points stay out of that window.
 
     Suspected is a point above `ratio` times the median and by `z` robust deviations of the last 64 (median step and
-    MAD, the larger). Fires on `points` suspected ones in a row if their deviations (each counted up to 10), added up
-    and divided by √points, reach `score`; or on two in a row above `pair_ratio` times, or one above `single_ratio`
-    times, by `single_z`. It is a spike until `points` in a row are above `explosion` times the median, then an
-    explosion. Becomes critical once it has lasted: `critical_after` values in a row above `single_ratio`, or 192 in a
-    row above `explosion`. `cluster` spikes among `within` points are an incident of their own.
+    MAD, the larger). Fires on `points` suspected ones in a row, or on two in a row above `pair_ratio` times, or one
+    above `single_ratio` times, by `single_z`. It is a spike until `points` in a row are above `explosion` times the
+    median, then an explosion. Becomes critical once it has lasted: `critical_after` values in a row above
+    `single_ratio`, or 192 in a row above `explosion`. `cluster` spikes among `within` points are an incident of their
+    own.
 
     A series that has ever been negative has no log scale and is left alone. After 64 suspected points the new level
     becomes the baseline, while the incident keeps the old one. For 64 points after a change of the curriculum's stage,
@@ -58,9 +57,8 @@ class Excursion(Check, frozen=True, kw_only=True):
     memory: ClassVar[type[State]] = ExcursionState
 
     ratio: Ratio = 1.15
-    z: Deviations = 3.0
+    z: Deviations = 3.5
     points: Count = 3
-    score: Deviations = 6.0
     pair_ratio: Ratio | None = None
     single_ratio: Ratio | None = 5.0
     single_z: Deviations = 10.0
@@ -221,10 +219,10 @@ class Positive:
     def _point(self, index: int, *, repeated: bool) -> None:
         x, memory, check = float(self.x[index]), self.memory, self.check
         suspected = x > memory.baseline.limit(*self._thresholds())
-        self._count(x, suspected=suspected)
+        self._count(suspected=suspected)
         if memory.episode is not None:
             self._follow(memory.episode, index)
-        elif memory.streak >= check.points and memory.strength >= check.score * math.sqrt(memory.streak):
+        elif memory.streak >= check.points:
             self._open(index, check.ratio, check.z)
         elif check.pair_ratio is not None and memory.streak >= 2 and memory.pair and self._beyond(x, check.pair_ratio):
             self._open(index, check.pair_ratio, check.single_z)
@@ -237,12 +235,11 @@ class Positive:
         elif not repeated:
             memory.baseline.accept(x)
 
-    def _count(self, x: float, *, suspected: bool) -> None:
+    def _count(self, *, suspected: bool) -> None:
         memory = self.memory
         memory.seen += 1
         memory.lenient = max(0, memory.lenient - 1)
         memory.streak = memory.streak + 1 if suspected else 0
-        memory.strength = memory.strength + min(self._deviations(x), STRONGEST) if suspected else 0.0
 
     def _deviations(self, x: float) -> float:
         return (x - self.memory.baseline.level) / self.memory.baseline.scale
@@ -285,7 +282,7 @@ class Positive:
             "since_step": step,
         }
         if memory.streak > 1:
-            evidence["score"] = memory.strength / math.sqrt(memory.streak)
+            evidence["in_a_row"] = memory.streak
         self._sign("open", index, f"{text}{number(level)}{often}", episode, threshold=limit, evidence=evidence)
 
     def _advance(self, episode: Episode, x: float) -> None:

@@ -41,7 +41,6 @@ class GradNorm(Excursion, frozen=True, kw_only=True):
 
     ratio: Ratio = 10.0
     z: Deviations = 6.0
-    score: Deviations = 10.0
     explosion: Ratio = 10.0
     points: Count = 3
     single_ratio: Ratio | None = None

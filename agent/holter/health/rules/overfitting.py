@@ -12,7 +12,7 @@ from msgspec import Meta
 from holter.health.model import Kind
 from holter.health.roles import Role
 from holter.health.rules.baseline import MAD_TO_DEVIATION, median, noise
-from holter.health.rules.contract import Check, Scan, Sign, State, number
+from holter.health.rules.contract import Check, FloatArray, Scan, Sign, State, number
 
 __all__ = ["Overfitting"]
 
@@ -56,6 +56,12 @@ class Training(msgspec.Struct, array_like=True):
     """One training loss: its last points."""
 
     recent: list[float] = []
+
+    def take(self, values: FloatArray) -> None:
+        """Values that are only repeated, as an epoch's loss on each row, are one."""
+        before = self.recent[-1] if self.recent else math.nan
+        different = values[values != np.concatenate([[before], values[:-1]])]
+        self.recent = [*self.recent, *different[-TRAIN_MEDIAN_OF:].tolist()][-TRAIN_MEDIAN_OF:]
 
     @property
     def level(self) -> float:
@@ -114,8 +120,7 @@ class Overfitting(Check, frozen=True, kw_only=True):
             values = scan.values[column, start:stop]
             values = values if scan.finite[column] else values[np.isfinite(values)]
             if len(values):
-                training = state.train.setdefault(scan.names[column], Training())
-                training.recent = [*training.recent, *values[-TRAIN_MEDIAN_OF:].tolist()][-TRAIN_MEDIAN_OF:]
+                state.train.setdefault(scan.names[column], Training()).take(values)
 
     def _evaluate(self, scan: Scan, columns: list[int], state: OverfittingState, row: int, signs: list[Sign]) -> None:
         known = []
@@ -128,6 +133,8 @@ class Overfitting(Check, frozen=True, kw_only=True):
                 state.evaluations.pop(name, None)
                 continue
             memory = state.evaluations.setdefault(name, Evaluation())
+            if memory.recent and value == memory.recent[-1]:
+                continue  # only repeated
             memory.take(value, scan.step(row), self.evaluations, state.train)
             memory.risen = self._risen(memory)
             known.append(name)

@@ -26,6 +26,7 @@ class Series(msgspec.Struct, array_like=True):
 
     history: History
     first: list[float] = []  # the first values
+    last: float = math.nan  # the newest value
     rate: float | None = None  # the learning rate at the last look, or at the first record
     off: bool = False  # it has been 0 or negative
     open: bool = False
@@ -45,7 +46,7 @@ class Plateau(Check, frozen=True, kw_only=True):
     first quarter is compared with that of the newest: their difference and twice its standard error must lie within
     `change`, and the first five values must not be higher than now by more than that. So a noisy loss is judged later
     than a smooth one, and a loss that fell at first and has converged is not called. Not judged while the learning
-    rate rises, nor before `at_least` points.
+    rate rises, nor before `at_least` points; a value that is only repeated is no point.
     """
 
     kind: ClassVar[Kind] = "plateau"
@@ -68,9 +69,20 @@ class Plateau(Check, frozen=True, kw_only=True):
     def _watch(self, series: FiniteSeries, memory: Series, state: PlateauState, rates: Any) -> None:
         positive = series.values > 0
         n = len(positive) if positive.all() else int(np.argmin(positive))
-        x = np.log(series.values[:n])
+        if n:
+            self._take(_fresh(series, n, memory), memory, state, rates)
+        if n == len(positive):
+            return
+        memory.off = True
+        if memory.open:
+            memory.open = False
+            text = f"{series.name} is {number(series.values[n])} at step {series.step(n)}: it has no logarithm"
+            series.sign("resolve", n, text)
+
+    def _take(self, series: FiniteSeries, memory: Series, state: PlateauState, rates: Any) -> None:
+        x = np.log(series.values)
         start = 0
-        while start < n:
+        while start < len(x):
             if len(memory.first) < FIRST:
                 memory.rate = memory.rate if memory.first else self._rate(series, start, state, rates)
                 memory.first.append(float(x[start]))
@@ -79,15 +91,9 @@ class Plateau(Check, frozen=True, kw_only=True):
                 continue
             stop = start + memory.history.until_look()
             memory.history.add(x[start:stop])
-            if stop <= n:
+            if stop <= len(x):
                 self._look(series, memory, stop - 1, self._rate(series, stop - 1, state, rates))
             start = stop
-        if n < len(positive):
-            memory.off = True
-            if memory.open:
-                memory.open = False
-                text = f"{series.name} is {number(series.values[n])} at step {series.step(n)}: it has no logarithm"
-                series.sign("resolve", n, text)
 
     @staticmethod
     def _rate(series: FiniteSeries, index: int, state: PlateauState, rates: Any) -> float | None:
@@ -132,3 +138,13 @@ class Plateau(Check, frozen=True, kw_only=True):
             "records": points,
         }
         series.sign("open", index, text, baseline=math.exp(began), threshold=self.change, evidence=evidence)
+
+
+def _fresh(series: FiniteSeries, stop: int, memory: Series) -> FiniteSeries:
+    """The values before ``stop`` that differ from those before them."""
+    values = series.values[:stop]
+    different = values != np.concatenate([[memory.last], values[:-1]])
+    memory.last = float(values[-1])
+    if stop == len(series.values) and different.all():
+        return series
+    return series.at(np.flatnonzero(different))
