@@ -187,7 +187,9 @@ class Engine:
         selections = []
         for order, rule in enumerate(self._active):
             selection = rule.selector().select(metrics, roles)
-            if _observes(rule.check) and (selection.columns or Role.LOSS_SCALE in roles):
+            chosen = [roles[column] for column in selection.columns]
+            matters = rule.check.concerns(chosen) if chosen else Role.LOSS_SCALE in roles
+            if _observes(rule.check) and matters:
                 selections.append((order, rule, selection))
         return Layout(roles, selections)
 

@@ -68,6 +68,20 @@ class Baseline(msgspec.Struct, array_like=True):
             return True
         return False
 
+    def until_seal(self) -> int:
+        """How many points can be taken in before the limits change."""
+        return 1 if self.accepted < WINDOW else STRIDE - self.accepted % STRIDE
+
+    def extend(self, points: list[float]) -> None:
+        """Take in points, at most `until_seal` of them."""
+        window = self.window
+        window += points
+        if len(window) > WINDOW:
+            del window[:-WINDOW]
+        self.accepted += len(points)
+        if self.accepted < WINDOW or self.accepted % STRIDE == 0:
+            self._seal()
+
     def advance(self, x: FloatArray, floor: float, deviations: float) -> int:
         """Take in the points of ``x`` (n,) before the first suspect one, and say how many these were."""
         taken = 0

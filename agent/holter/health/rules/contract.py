@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -130,6 +131,10 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     kind: ClassVar[Kind]
     scope: ClassVar[Literal["writer", "run"]] = "writer"
     memory: ClassVar[type[State]] = State
+
+    def concerns(self, roles: Sequence[Role]) -> bool:  # noqa: ARG002 - for those that need several metrics at once
+        """Whether records matter to it in which the metrics that its rule asks for have these roles."""
+        return True
 
     def observe(self, scan: Scan, state: Any, signs: list[Sign]) -> None:
         """Look at the records of ``scan``, change ``state`` in place, append what was seen to ``signs``."""

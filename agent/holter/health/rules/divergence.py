@@ -106,8 +106,9 @@ class Look:
 
 
 class Divergence(Check, frozen=True, kw_only=True):
-    """Compares the median of a loss's last 10 points with the lowest such median before, every 5 points. A value that is
-    only repeated, as an epoch's loss is on each row, is no point.
+    """Compares the median of a loss's last 10 points with the lowest such median before, every 5 points.
+
+    A value that is only repeated, as an epoch's loss is on each row, is no point.
 
     Fires when it is above by `ratio` and by `z` times the noise (median step from point to point, over √2) in 2 looks
     in a row; or the same for the median of 64, by `ratio` and `z_long`, in 6 looks, for a loss too noisy for 10 points;

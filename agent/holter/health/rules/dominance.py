@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 import msgspec
@@ -57,6 +58,9 @@ class Dominance(Check, frozen=True, kw_only=True):
     base: tuple[str, ...] = ("*ce", "*cross_entropy*", "*nll*", "*main*", "*task*")
     from_below: Annotated[float, Meta(gt=0, lt=1)] | None = None
     grown: Annotated[float, Meta(ge=1)] = 1.5
+
+    def concerns(self, roles: Sequence[Role]) -> bool:
+        return max(roles.count(Role.WEIGHTED), roles.count(Role.COMPONENT)) >= 2
 
     def observe(self, scan: Scan, state: DominanceState, signs: list[Sign]) -> None:
         columns, total = parts_of(scan)

@@ -24,6 +24,7 @@ Ratio = Annotated[float, Meta(gt=1)]
 Deviations = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
 ZEROS_BEFORE_RESTART = 16  # a part that was switched off is a new series when it is switched on
+SCHEDULE = (Role.LR, Role.STAGE)  # metrics that are not watched, and say when the level may change
 CHUNK = 64  # points tried at once after a suspected one
 FEW = 32  # points that are faster looked at one by one
 LENIENT_FOR = 64  # points after a change of stage, until the window knows the new level
@@ -69,7 +70,9 @@ class Excursion(Check, frozen=True, kw_only=True):
     within: Count = 100
 
     def observe(self, scan: Scan, state: ExcursionState, signs: list[Sign]) -> None:
-        columns = [column for column in scan.columns if scan.roles[column] not in (Role.LR, Role.STAGE)]
+        columns = [column for column in scan.columns if scan.roles[column] not in SCHEDULE]
+        if not columns and not state.series:
+            return
         changes = state.schedule.changes(scan)
         for column in columns:
             memory = state.series.get(scan.names[column])
@@ -146,25 +149,42 @@ class Positive:
     def _one_by_one(self) -> None:
         """As `_in_blocks`, without what a block costs."""
         memory, baseline = self.memory, self.memory.baseline
+        values, x = self.series.values.tolist(), self.x.tolist()
+        start = self._calm_start(values, x)
         limit = baseline.limit(*self._thresholds())
-        points = zip(self.series.values.tolist(), self.x.tolist(), strict=True)
-        for index, (value, x) in enumerate(points):
+        for index in range(start, len(x)):
+            value = values[index]
             repeated, memory.last = value == memory.last, value
             if memory.episode is None and memory.streak == 0:
                 if repeated:
                     continue
-                if x <= limit:
+                if x[index] <= limit:
                     self._calm(index, 1)
                     memory.seen += 1
-                    changed = baseline.accept(x)
-                    if memory.lenient:
-                        memory.lenient -= 1
-                        changed = True
-                    if changed:
-                        limit = baseline.limit(*self._thresholds())
+                    memory.lenient = max(0, memory.lenient - 1)
+                    baseline.accept(x[index])
+                    limit = baseline.limit(*self._thresholds())
                     continue
             self._point(index, repeated=repeated)
             limit = baseline.limit(*self._thresholds())
+
+    def _calm_start(self, values: list[float], x: list[float]) -> int:
+        """Take in the points from the first on that nothing is special about, and say how many these were."""
+        memory, baseline = self.memory, self.memory.baseline
+        special = memory.episode is not None or memory.streak or memory.lenient or memory.cluster
+        if special or values[0] == memory.last or any(one == other for one, other in pairwise(values)):
+            return 0
+        taken = 0
+        while taken < len(x):
+            points = x[taken : taken + baseline.until_seal()]
+            if max(points) > baseline.limit(*self._thresholds()):
+                break
+            baseline.extend(points)
+            taken += len(points)
+        if taken:
+            memory.seen += taken
+            memory.last = values[taken - 1]
+        return taken
 
     def _in_blocks(self) -> None:
         memory = self.memory

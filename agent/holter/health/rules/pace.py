@@ -97,11 +97,15 @@ class Slowdown(Check, frozen=True, kw_only=True):
         self._watch(series, self._pace(state, _CLOCK), Role.STEP_TIME, changes)
 
     def _watch(self, series: FiniteSeries, pace: Pace, role: Role, changes: list[int]) -> None:
-        positive = np.flatnonzero(series.values > 0)
-        if len(positive) < len(series.values):
-            series = series.at(positive)
-        rows = np.arange(len(series.values)) if series.rows is None else series.rows
+        if not len(series.values):
+            return
+        if not series.values.min() > 0:
+            series = series.at(np.flatnonzero(series.values > 0))
         speed = -np.log(series.values) if role is Role.STEP_TIME else np.log(series.values)
+        if not changes:
+            self._take(series, pace, role, speed, (0, len(speed)))
+            return
+        rows = np.arange(len(series.values)) if series.rows is None else series.rows
         edges = [*np.searchsorted(rows, changes).tolist(), len(rows)]
         start = 0
         for order, edge in enumerate(edges):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 import msgspec
@@ -47,6 +48,9 @@ class PartsMismatch(Check, frozen=True, kw_only=True):
     points: Count = 3
     clear_for: Count = 20
     agreed: Count = 64
+
+    def concerns(self, roles: Sequence[Role]) -> bool:
+        return max(roles.count(Role.WEIGHTED), roles.count(Role.COMPONENT)) >= 2
 
     def observe(self, scan: Scan, state: PartsState, signs: list[Sign]) -> None:
         totals = [column for column in scan.columns if scan.roles[column] is Role.LOSS]

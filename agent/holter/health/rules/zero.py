@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 import msgspec
@@ -122,6 +123,9 @@ class FadedPart(Check, frozen=True, kw_only=True):
 
     share: Annotated[float, Meta(gt=0, lt=1)] = 0.0001
     records: Count = 64
+
+    def concerns(self, roles: Sequence[Role]) -> bool:
+        return Role.LOSS in roles and len(set(roles)) > 1
 
     def observe(self, scan: Scan, state: FadedPartState, signs: list[Sign]) -> None:
         if Role.LOSS not in scan.roles:
