@@ -246,7 +246,7 @@ INJECTIONS = (
     ),
     Injection("the loss scale collapses", "loss_scale", _with(loss_scale=_scales), _overflowing),
     Injection("the learning rate is 0", "lr", _with(lr=_constant(3e-4)), _changed("lr", lambda x: 0 * x)),
-    Injection("the learning rate jumps", "lr", _with(lr=_constant(3e-4)), _changed("lr", lambda x: 10 * x)),
+    Injection("the learning rate jumps", "lr", _with(lr=_constant(3e-4)), _changed("lr", lambda x: 30 * x)),
     Injection("ranks come apart", "rank", _reduced, _one_rank(1.02, 0.02), writers=4),
     Injection("a rank is slow", "rank", _step_times, _one_rank(1.5), writers=4),
 )  # fmt: skip

@@ -195,7 +195,11 @@ class Engine:
 
     def _role(self, name: str) -> Role:
         role = role_of(name)
-        return Role.ADVERSARIAL if self._unstable and role in (Role.LOSS, Role.COMPONENT) else role
+        if not self._unstable:
+            return role
+        if role in (Role.LOSS, Role.COMPONENT):
+            return Role.ADVERSARIAL
+        return Role.OTHER if role in (Role.STEP_TIME, Role.THROUGHPUT) else role  # episodes have any length
 
     # --- memory
 

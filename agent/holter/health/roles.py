@@ -48,7 +48,7 @@ _NOISE = _words_of(
     "train training trainer step epoch iter iteration avg average mean running smoothed ema batch loss losses "
     "total all sum overall objective main metrics metric log logs global raw model lm mlm clm language modeling"
 )
-_LOSS = _words_of("loss losses nll bce mse cost objective criterion elbo")
+_LOSS = _words_of("loss losses nll bce mse rmse mae cost objective criterion elbo")
 _LOSS_ALONE = _words_of("ce total kl precursor spectrum xent crossentropy")
 _EVALUATION = _words_of("val valid validation eval evaluation test dev heldout holdout")
 _QUALITY = _words_of(

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from holter.health.model import Action, Facts, Kind, Severity, Vitals
 from holter.health.roles import Role
 
-__all__ = ["Check", "FiniteSeries", "FloatArray", "Progress", "Scan", "Sign", "State", "number"]
+__all__ = ["Check", "FiniteSeries", "FloatArray", "Progress", "Scan", "Sign", "State", "maybe_rounded", "number"]
 
 FloatArray = NDArray[np.float64]
+SMALL = 0.1  # below it, two decimals more or less are digits that matter
 
 
 class State(msgspec.Struct):
@@ -154,3 +155,12 @@ def number(value: float) -> str:
     if math.isinf(value):
         return "+Inf" if value > 0 else "-Inf"
     return f"{value:.4g}"
+
+
+def maybe_rounded(value: float) -> bool:
+    """Whether a small number may have lost its digits when it was written: 0.0003 may be anything from 0.00025 on.
+
+    >>> maybe_rounded(0.0003), maybe_rounded(0.000312), maybe_rounded(100.0)
+    (True, False, False)
+    """
+    return abs(value) < SMALL and len(f"{abs(value):.12g}".split("e")[0].replace(".", "").strip("0")) <= 2

@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import Meta
 
 from holter.health.model import Kind
-from holter.health.rules.contract import Check, FiniteSeries, FloatArray, Scan, Sign, State, number
+from holter.health.rules.contract import Check, FiniteSeries, FloatArray, Scan, Sign, State, maybe_rounded, number
 
 __all__ = ["Dead"]
 
@@ -36,9 +36,9 @@ class Dead(Check, frozen=True, kw_only=True):
     """Fires when at least `share` of a window of `records` values are one number, to the bit.
 
     Zeros don't count: a part of weight 0 is switched off, not dead. A clamped loss need not stand still in every
-    record: the real one (`clamp`) had no 80 equal records in a row, but 93 % of its values were the limit. Resolves
-    after a window in which less than half as many are. An epoch's loss that is repeated on each of its rows is many
-    numbers, each for a while.
+    record: the real one (`clamp`) had no 80 equal records in a row, but 93 % of its values were the limit. An epoch's
+    loss that is repeated on each of its rows is many numbers, each for a while; a small number with one or two digits
+    may be many that were rounded when they were written. Resolves after a window in which less than half as many are.
     """
 
     kind: ClassVar[Kind] = "dead"
@@ -84,6 +84,8 @@ class Dead(Check, frozen=True, kw_only=True):
     def _judge(self, series: FiniteSeries, memory: Series, index: int) -> None:
         share = memory.same / self.records
         if memory.open == (share >= (self.share / 2 if memory.open else self.share)):
+            return
+        if not memory.open and maybe_rounded(memory.stuck):
             return
         memory.open = not memory.open
         value = number(series.values[index])

@@ -55,6 +55,7 @@ class Evaluation(msgspec.Struct, array_like=True):
 class Training(msgspec.Struct, array_like=True):
     """One training loss: its last points."""
 
+    whole: bool  # and not a part of it
     recent: list[float] = []
 
     def take(self, values: FloatArray) -> None:
@@ -90,7 +91,8 @@ class Overfitting(Check, frozen=True, kw_only=True):
     times its noise, and still go up, while a training loss is below `fall` times its level at that best evaluation.
 
     If all of them are above by `steep`, three are enough. Needs `at_least` evaluations. Of several validation losses in
-    one record, more than half must have risen: a single one of five is not the model.
+    one record, more than half must have risen: a single one of five is not the model. Where only parts of a training
+    loss are logged, more than half of them must have fallen.
     """
 
     kind: ClassVar[Kind] = "overfitting"
@@ -104,7 +106,7 @@ class Overfitting(Check, frozen=True, kw_only=True):
     fall: Annotated[float, Meta(gt=0, lt=1)] = 0.95
 
     def observe(self, scan: Scan, state: OverfittingState, signs: list[Sign]) -> None:
-        losses = [column for column in scan.columns if scan.roles[column] is Role.LOSS]
+        losses = [column for column in scan.columns if scan.roles[column] in (Role.LOSS, Role.COMPONENT)]
         columns = [column for column in scan.columns if scan.roles[column] is Role.VAL_LOSS]
         start = 0
         if columns:
@@ -120,7 +122,8 @@ class Overfitting(Check, frozen=True, kw_only=True):
             values = scan.values[column, start:stop]
             values = values if scan.finite[column] else values[np.isfinite(values)]
             if len(values):
-                state.train.setdefault(scan.names[column], Training()).take(values)
+                whole = scan.roles[column] is Role.LOSS
+                state.train.setdefault(scan.names[column], Training(whole)).take(values)
 
     def _evaluate(self, scan: Scan, columns: list[int], state: OverfittingState, row: int, signs: list[Sign]) -> None:
         known = []
@@ -165,12 +168,14 @@ class Overfitting(Check, frozen=True, kw_only=True):
 
     def _open(self, scan: Scan, state: OverfittingState, row: int, name: str, signs: list[Sign]) -> None:
         memory = state.evaluations[name]
+        known = [loss for loss in memory.train if state.train[loss].whole]
+        parts = known or list(memory.train)
         fallen = {
-            loss: (then, state.train[loss].level)
-            for loss, then in memory.train.items()
-            if state.train[loss].below(then, self.fall)
+            loss: (memory.train[loss], state.train[loss].level)
+            for loss in parts
+            if state.train[loss].below(memory.train[loss], self.fall)
         }
-        if not fallen:
+        if not fallen or (not known and 2 * len(fallen) <= len(parts)):
             return
         state.open = name
         value, step = memory.recent[-1], scan.step(row)

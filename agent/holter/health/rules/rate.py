@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from holter.health.model import Kind
-from holter.health.rules.contract import Check, FiniteSeries, FloatArray, Scan, Sign, State, number
+from holter.health.rules.contract import Check, FiniteSeries, FloatArray, Scan, Sign, State, maybe_rounded, number
 
 __all__ = ["LearningRate"]
 
@@ -20,6 +20,7 @@ class Series(msgspec.Struct, array_like=True):
 
     seen: int = 0  # positive values
     largest: float = 0.0
+    last: float = 0.0  # positive value
     zeros: int = 0  # in a row
     open: str = ""  # what the incident is about
     good: int = 0  # records in a row since then
@@ -44,7 +45,7 @@ class LearningRate(Check, frozen=True, kw_only=True):
 
     zeros: Count = 20
     after: Count = 20
-    jump: Annotated[float, Meta(gt=1)] = 3.0
+    jump: Annotated[float, Meta(gt=1)] = 10.0
     clear_for: Count = 20
 
     def observe(self, scan: Scan, state: LearningRateState, signs: list[Sign]) -> None:
@@ -64,7 +65,7 @@ class LearningRate(Check, frozen=True, kw_only=True):
             return False
         memory.seen += len(values)
         memory.largest = max(memory.largest, highest)
-        memory.zeros = 0
+        memory.last, memory.zeros = float(values[-1]), 0
         return True
 
     def _step(self, series: FiniteSeries, memory: Series, index: int, value: float) -> None:
@@ -82,7 +83,7 @@ class LearningRate(Check, frozen=True, kw_only=True):
         memory.zeros = memory.zeros + 1 if value == 0 else 0
         memory.good = memory.good + 1 if value > 0 and not problem else 0
         if value > 0:
-            memory.seen, memory.largest = memory.seen + 1, max(memory.largest, value)
+            memory.seen, memory.largest, memory.last = memory.seen + 1, max(memory.largest, value), value
         if memory.open and memory.good >= self.clear_for:
             memory.open = ""
             series.sign("resolve", index, words)
@@ -91,7 +92,8 @@ class LearningRate(Check, frozen=True, kw_only=True):
         if value < 0:
             return "negative", "the training goes uphill"
         known = memory.seen >= self.after
-        if value == 0 and memory.zeros + 1 >= self.zeros and known:
+        faded = memory.last < memory.largest / 2 and maybe_rounded(memory.last)
+        if value == 0 and memory.zeros + 1 >= self.zeros and known and not faded:
             return "zero", f"it has been 0 for {memory.zeros + 1} records, and nothing is learned"
         if known and value > self.jump * memory.largest:
             return "jump", f"{number(value / memory.largest)} times the largest one before, {number(memory.largest)}"

@@ -15,7 +15,7 @@ __all__ = ["ExplosionAtStart"]
 
 Count = Annotated[int, Meta(ge=1)]
 Ratio = Annotated[float, Meta(gt=1)]
-JUMP_FROM = 3  # values before a jump
+JUMP_FROM = 2  # values before a jump
 
 
 class Series(msgspec.Struct, array_like=True):
@@ -41,9 +41,9 @@ class StartState(State):
 class ExplosionAtStart(Check, frozen=True, kw_only=True):
     """Fires when `points` in a row of the first `within` values are above `ratio` times the first one.
 
-    It stands in for an absolute limit: loss > 10 alarms on 41 of 134 healthy logs. Among the first 10 values, the
-    third one over, it also fires on one above `jump` times the largest so far, or on two in a row above `jump_pair`
-    times: no healthy log that was looked at has two in a row above 1.3 times.
+    It stands in for an absolute limit: loss > 10 alarms on 41 of 134 healthy logs. Among the first 10 values, from the
+    third on, it also fires on one above `jump` times the largest so far, or on two in a row above `jump_pair` times: no
+    healthy log that was looked at has one above 2 times, or two in a row above 1.3 times.
     """
 
     kind: ClassVar[Kind] = "explosion"

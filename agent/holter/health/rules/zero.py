@@ -8,14 +8,16 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 import numpy as np
 from msgspec import Meta
+from numpy.typing import NDArray
 
 from holter.health.model import Kind
 from holter.health.roles import Role
-from holter.health.rules.contract import Check, FiniteSeries, Scan, Sign, State, number
+from holter.health.rules.contract import Check, FiniteSeries, FloatArray, Scan, Sign, State, maybe_rounded, number
 
 __all__ = ["FadedPart", "ZeroLoss"]
 
 Count = Annotated[int, Meta(ge=1)]
+FIRST = 10  # records of a part that tell how large it is meant to be
 
 
 class Zero(msgspec.Struct, array_like=True):
@@ -38,8 +40,8 @@ class ZeroLossState(State):
 class ZeroLoss(Check, frozen=True, kw_only=True):
     """Fires when a loss is exactly 0 for `records` values in a row, having never been negative.
 
-    A loss that had come down to `learned` of its first value before is one that was learned, and rounded when it was
-    written: that is not told. Resolves after 3 values that are not 0.
+    A loss that had come down to `learned` of its first value before, or to a small number with one or two digits, is
+    one that was learned, and rounded when it was written: that is not told. Resolves after 3 values that are not 0.
     """
 
     kind: ClassVar[Kind] = "dead"
@@ -86,7 +88,8 @@ class ZeroLoss(Check, frozen=True, kw_only=True):
                 series.sign("resolve", index, f"{series.name} is {number(value)} at step {series.step(index)}")
             return
         memory.zeros, memory.back = memory.zeros + 1, 0
-        if memory.open or memory.zeros != self.records or 0 < memory.last <= self.learned * memory.first:
+        learned = memory.last <= self.learned * memory.first or maybe_rounded(memory.last)
+        if memory.open or memory.zeros != self.records or (memory.last > 0 and learned):
             return
         memory.open = True
         was = f"it was {number(memory.last)} before" if memory.last else "and was never anything else"
@@ -104,6 +107,8 @@ class Part(msgspec.Struct, array_like=True):
 
     streak: int = 0
     open: bool = False
+    seen: int = 0  # of its first records
+    first: float = 0.0  # its largest share in them
 
 
 class FadedPartState(State):
@@ -113,15 +118,18 @@ class FadedPartState(State):
 
 
 class FadedPart(Check, frozen=True, kw_only=True):
-    """Fires when a part of the loss is below `share` of the total, but not exactly 0, in `records` records in a row.
+    """Fires when a part of the loss is below `share` of the total, and below 1/`fallen` of its share in its first 10
+    records, in `records` records in a row.
 
-    Nothing is learned from it any more. A part that is exactly 0 is switched off on purpose.
+    Nothing is learned from it any more. A part that was as small from the beginning is a small weight (of a
+    regularisation, say), and one that is exactly 0 is switched off on purpose.
     """
 
     kind: ClassVar[Kind] = "dead"
     memory: ClassVar[type[State]] = FadedPartState
 
     share: Annotated[float, Meta(gt=0, lt=1)] = 0.0001
+    fallen: Annotated[float, Meta(ge=1)] = 10.0
     records: Count = 64
 
     def concerns(self, roles: Sequence[Role]) -> bool:
@@ -136,14 +144,28 @@ class FadedPart(Check, frozen=True, kw_only=True):
                 continue
             size = np.abs(scan.values[column])
             usable = np.isfinite(total) & np.isfinite(size) & (total > 0) & (size > 0)
-            faint = size < self.share * total
             part = state.parts.setdefault(scan.names[column], Part())
+            usable = self._after_first(part, size, total, usable)
+            faint = size < min(self.share, part.first / self.fallen) * total
             if not part.open and not faint.any():
                 part.streak = 0 if usable.any() else part.streak
                 continue
             series = FiniteSeries(scan, scan.names[column], scan.values[column], None, signs)
             for row in np.flatnonzero(usable).tolist():
                 self._step(series, part, row, faint=bool(faint[row]))
+
+    @staticmethod
+    def _after_first(part: Part, size: FloatArray, total: FloatArray, usable: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Note the share of the first records, which are not judged."""
+        if part.seen >= FIRST:
+            return usable
+        rows = np.flatnonzero(usable)[: FIRST - part.seen]
+        part.seen += len(rows)
+        if len(rows):
+            part.first = max(part.first, float((size[rows] / total[rows]).max()))
+            usable = usable.copy()
+            usable[: rows[-1] + 1] = False
+        return usable if part.seen >= FIRST else np.zeros_like(usable)
 
     def _step(self, series: FiniteSeries, part: Part, row: int, *, faint: bool) -> None:
         part.streak = part.streak + 1 if faint is not part.open else 0
