@@ -225,3 +225,36 @@ def test_ranks_of_a_stopped_run_are_not_compared_by_the_clock() -> None:
         engine.observe(Batch(f"rank{rank}", ("grad_norm",), np.arange(50), np.arange(50.0), np.ones((50, 1))))
     ended = Vitals(now=99.0, state="finished", started_at=0.0, last_seen_at=99.0, due_at=None, last_step_at=50.0)
     assert engine.tick(ended) == []
+
+
+def test_an_agents_episodes_have_any_length() -> None:
+    time = np.where(np.arange(400) < 200, 1.0, 3.0) * np.random.default_rng(9).lognormal(0, 0.05, 400)
+    assert told(loss=falling(400), reward=np.ones(400), step_time=time) == []
+    assert opened(told(loss=falling(400), step_time=time)) != []
+
+
+def test_numbers_that_were_rounded_when_they_were_written_are_not_taken_at_their_word() -> None:
+    """A rate printed as 0.0000, a part printed as 0.0002 for ever, a memorised loss that is written as 0.0."""
+    rows = np.arange(600)
+    rate = np.round(3e-4 * np.exp(-rows / 150), 4)
+    part = np.round(0.0002 + 0 * rows, 4)
+    loss = np.round(0.02 * np.exp(-rows / 60), 4)
+    assert (rate[-50:] == 0).all()
+    assert (loss[-50:] == 0).all()
+    assert [change for change in told(loss=loss, loss__kl=part, lr=rate) if change.kind in ("lr", "dead")] == []
+    suddenly = np.where(rows < 400, 0.0213, 0.0)
+    kinds = {change.kind for change in told(loss=np.where(rows < 400, 1.5 - rows / 1000, 0.0), lr=suddenly)}
+    assert {"lr", "dead"} <= kinds
+
+
+def test_a_part_that_is_small_by_its_weight_has_not_faded() -> None:
+    loss, small = falling(), 1e-5 * falling(seed=1)
+    assert told(loss=loss, loss__regularisation=small) == []
+
+
+def test_a_jump_among_the_first_records_is_known_at_once() -> None:
+    (first, *_) = told(loss=np.array([0.22, 0.21, 0.24, 3.8, 5.3, 5.4]))
+    assert (first.kind, first.step, first.severity) == ("explosion", 3, "warning")
+    pair = told(loss=np.array([0.22, 0.21, 0.24, 0.9, 0.95, 0.9]))
+    assert [change.step for change in pair] == [4]
+    assert told(loss=np.array([11.0, 9.0, 21.0, 8.0, 7.0, 6.0])) == []
