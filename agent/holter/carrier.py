@@ -230,6 +230,13 @@ class Carrier:
                     f"wants a token that it knows: {outcome.message}. Set HOLTER_TOKEN (`holter token create` makes "
                     f"one). {kept}; ship it with: holter sync {self._where}"
                 )
+            case Verdict.MISSING if outcome.kind == "run_deleted":
+                text = (
+                    f"takes nothing more for this run: {outcome.message}. {kept} and shipped once somebody has brought "
+                    "it back: holter restore RUN"
+                )
+            case Verdict.MISSING if outcome.kind == "run_purged":
+                text = f"takes nothing more for this run: {outcome.message}, and its id stays used. {kept}"
             case Verdict.LATER:
                 text = f"can't take data now: {outcome.message}. {kept} and shipped once it can. Start it: holter serve"
             case _:

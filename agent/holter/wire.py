@@ -8,7 +8,7 @@ content, where a non-finite number is the string ``"NaN"``, ``"Infinity"`` or ``
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -31,6 +31,7 @@ __all__ = [
     "RunStart",
     "WireError",
     "Writer",
+    "array_to_json",
     "decode_frame",
     "decode_points",
     "dump_json",
@@ -375,27 +376,32 @@ def number_to_json(value: float) -> float | str:
     return "Infinity" if value > 0 else "-Infinity"
 
 
-def jsonable(value: Any) -> Any:
-    """``value`` with arrays as lists and every non-finite number as its string, ready for any JSON encoder."""
+def jsonable(value: Any, array: Callable[[NDArray[Any]], Any] | None = None) -> Any:
+    """``value`` with arrays as lists and every non-finite number as its string, ready for any JSON encoder.
+
+    Args:
+        array: what becomes of an array, for an encoder that knows arrays; `array_to_json` where None.
+    """
     match value:
         case float():
             return number_to_json(value)
         case np.ndarray():
-            return _array_to_json(value)
+            return (array or array_to_json)(value)
         case np.generic():
             return jsonable(value.item())
         case str() | int() | None:
             return value
         case Mapping():
-            return {str(key): jsonable(item) for key, item in value.items()}
+            return {str(key): jsonable(item, array) for key, item in value.items()}
         case msgspec.Struct():
-            return {name: jsonable(getattr(value, name)) for name in value.__struct_fields__}
+            return {name: jsonable(getattr(value, name), array) for name in value.__struct_fields__}
         case list() | tuple() | set() | frozenset():
-            return [jsonable(item) for item in value]
+            return [jsonable(item, array) for item in value]
     return str(value)
 
 
-def _array_to_json(array: NDArray[Any]) -> list[Any]:
+def array_to_json(array: NDArray[Any]) -> list[Any]:
+    """The array as a list in which every non-finite number is its string."""
     if array.dtype.kind != "f" or array.ndim != 1:
         return [jsonable(item) for item in array.tolist()]
     numbers: list[Any] = array.tolist()

@@ -71,12 +71,29 @@ class Column:
         self._times[start:end], self._values[start:end] = times, values
         self._size = end
 
+    def __len__(self) -> int:
+        return self._size
+
     def points(self) -> Points:
         """All points; the arrays are read-only and stay as they are."""
         if not self._sorted:
             self._sort()
         size = self._size
         return Points(_frozen(self._steps, size), _frozen(self._times, size), _frozen(self._values, size))
+
+    def seqs(self) -> IntArray:
+        """The segment of each point, in the order of `points`; read-only."""
+        if not self._sorted:
+            self._sort()
+        return _frozen(self._seqs, self._size)
+
+    def copy(self) -> Column:
+        """What is there now, without a copy of the arrays; it stays as it is while the original grows."""
+        if not self._sorted:
+            self._sort()
+        twin = Column.__new__(Column)
+        twin.__dict__.update(self.__dict__)
+        return twin
 
     def _sort(self) -> None:
         # lexsort is stable, so rows of one segment with equal steps stay as they were logged.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["Conflict", "DatabaseError", "NotFound", "QueryError", "StoreError"]
+from typing import Literal
+
+__all__ = ["Conflict", "DatabaseError", "Gone", "NotFound", "QueryError", "StoreError"]
 
 
 class StoreError(Exception):
@@ -23,12 +25,26 @@ class NotFound(StoreError):
         self.id = id
 
 
+class Gone(NotFound):
+    """There was a run with this id: it is hidden (deleted), or nothing is left of it (purged)."""
+
+    def __init__(self, id: str, how: Literal["deleted", "purged"], hint: str) -> None:
+        super().__init__("run", id, hint)
+        self.message = f"Run {id!r} was {how}"
+        self.args = (self.message,)
+        self.how = how
+
+
 class Conflict(StoreError):
     """The request does not fit what is stored: an ambiguous prefix, a version that has moved on."""
 
 
 class DatabaseError(StoreError):
     """The database can't be opened or used as it is."""
+
+
+class DamagedData(DatabaseError):
+    """Stored points that can't be read: a broken disk, or a newer version that wrote them."""
 
 
 class QueryError(StoreError):

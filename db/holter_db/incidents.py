@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -22,7 +22,10 @@ __all__ = [
     "IncidentRow",
     "acknowledge",
     "apply",
+    "find_incidents",
     "get_incident",
+    "incident_id",
+    "keep_health",
     "list_incidents",
     "snooze",
 ]
@@ -88,7 +91,7 @@ def apply(conn: Connection, run_id: str, transitions: Sequence[Transition], now:
             row = get_incident(conn, incident_id(run_id, transition.incident))
             changes.append(IncidentChange(row, done))
     if changes:
-        _keep_health(conn, run_id)
+        keep_health(conn, run_id)
     return changes
 
 
@@ -107,6 +110,12 @@ def get_incident(conn: Connection, id: str) -> IncidentRow:
     if row is None:
         raise NotFound("incident", id, "GET /api/v1/incidents lists them.")
     return _incident_row(row)
+
+
+def find_incidents(conn: Connection, run_id: str, names: Collection[str]) -> dict[str, IncidentRow]:
+    """Those incidents of a run that there are, by the engine's names for them."""
+    query = _select().where(incidents.c.run_id == run_id, incidents.c.incident.in_(list(names)))
+    return {row["incident"]: _incident_row(row) for row in conn.execute(query).mappings()}
 
 
 def list_incidents(
@@ -222,7 +231,8 @@ def _changed(row: RowMapping, transition: Transition, now: float) -> dict[str, A
     return values
 
 
-def _keep_health(conn: Connection, run_id: str) -> None:
+def keep_health(conn: Connection, run_id: str) -> None:
+    """Write down the run's health and how many incidents are open, from its incidents. Its row must be locked."""
     query = (
         sa.select(incidents.c.severity, sa.func.count())
         .where(incidents.c.run_id == run_id, incidents.c.state.in_(OPEN_STATES))

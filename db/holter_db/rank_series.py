@@ -10,8 +10,8 @@ import numpy as np
 from sqlalchemy import Connection
 
 from holter.wire import FloatArray, IntArray
-from holter_db.series import Axis, Series, axis_range, check_view, load_series
-from holter_db.views import select
+from holter_db.series import Axis, Series, axis_range, check_view, load_series, whole_steps
+from holter_db.views import select, step_grid, time_grid
 
 __all__ = ["NonFinite", "RankSeries", "across", "read_across", "view_across"]
 
@@ -136,8 +136,9 @@ def view_across(
 ) -> list[RankSeries]:
     """The steps that a chart ``width`` pixels wide needs to show mean, least and greatest value.
 
-    Of each of the three, every bucket's first, last, least and greatest point is kept, and so is every step at which
-    the mean is not finite. Arguments as in `holter_db.series.view_series`.
+    Of each of the three, every bucket's first, last, least and greatest point is kept, and the steps at which it is not
+    finite as `holter_db.views.select` says; ``non_finite`` names all of them. Arguments as in
+    `holter_db.series.view_runs`.
 
     Raises:
         QueryError: the width or the axis can't be.
@@ -154,14 +155,13 @@ def view_across(
         return []
     low = min(float(axis[0]) for _, axis in parts) if first is None else float(first)
     high = max(float(axis[-1]) for _, axis in parts) if last is None else float(last)
-    return [_thin(part, axis, low, high, width) for part, axis in parts]
+    grid = step_grid(*whole_steps(low, max(low, high)), width) if x == "step" else time_grid(low, max(low, high), width)
+    return [part if len(axis) <= width else _thin(part, grid.of_times(axis)) for part, axis in parts]
 
 
-def _thin(part: RankSeries, axis: FloatArray, low: float, high: float, width: int) -> RankSeries:
-    kept = select(axis, part.mean, low, high, width)
-    for edge in (part.min, part.max):
-        kept = np.union1d(kept, select(axis, edge, low, high, width))
-    return part.take(kept)
+def _thin(part: RankSeries, buckets: IntArray) -> RankSeries:
+    curves = (part.mean, part.min, part.max)
+    return part.take(np.unique(np.concatenate([select(buckets, curve) for curve in curves])))
 
 
 def _across_all(conn: Connection, run_id: str, patterns: Sequence[str]) -> list[RankSeries]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from holter_db.many import Lookup, bound, members
 from holter_db.schema import projects, rule_sets
 from holter_db.upsert import insert_new
 
-__all__ = ["RuleSetRow", "get", "history", "put"]
+__all__ = ["RuleSetRow", "get", "history", "put", "text_of", "versions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,24 @@ def get(conn: Connection, project: str) -> str | None:
     """The YAML text that applies to the project, None where it has no rules of its own."""
     versions = history(conn, project)
     return versions[0].text if versions and versions[0].text.strip() else None
+
+
+def text_of(conn: Connection, project: str, version: int) -> str | None:
+    """The YAML text of one version, None where it says nothing, as version 0 does."""
+    these = (rule_sets.c.project == project, rule_sets.c.version == version)
+    text = conn.scalar(sa.select(rule_sets.c.text).where(*these))
+    return text if text and text.strip() else None
+
+
+def versions(conn: Connection, projects: Collection[str]) -> dict[str, int]:
+    """The version that applies to each of the projects; those that never had rules of their own are absent."""
+    return {row[0]: row[1] for row in _VERSIONS.rows(conn, bound(projects))}
+
+
+def _versions(dialect: str) -> sa.Select[Any]:
+    these = rule_sets.c.project.in_(members(dialect, "projects"))
+    query = sa.select(rule_sets.c.project, sa.func.max(rule_sets.c.version)).where(these)
+    return query.group_by(rule_sets.c.project)
 
 
 def put(conn: Connection, project: str, text: str, now: float) -> RuleSetRow:
@@ -48,3 +69,6 @@ def history(conn: Connection, project: str) -> list[RuleSetRow]:
     columns = [rule_sets.c[name] for name in RuleSetRow.__slots__]
     query = sa.select(*columns).where(rule_sets.c.project == project).order_by(rule_sets.c.version.desc())
     return [RuleSetRow(*row) for row in conn.execute(query)]
+
+
+_VERSIONS = Lookup(_versions, ("projects",))

@@ -8,7 +8,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from holter_db.cursors import after, decode_cursor, encode_cursor, page_size
-from holter_db.errors import Conflict, NotFound, QueryError
+from holter_db.deletion import absent
+from holter_db.errors import Conflict, Gone, NotFound, QueryError
 from holter_db.run_rows import RunRow, run_row
 from holter_db.schema import runs
 from holter_db.types import line
@@ -37,11 +38,13 @@ def list_runs(
     sort: str = "-created_at",
     limit: int = 100,
     cursor: str | None = None,
+    deleted: bool = False,
 ) -> tuple[list[RunRow], str | None]:
     """One page of runs and the cursor of the next one, or None.
 
     Args:
         q: text that the id, name, group, notes or a tag contains, in any case.
+        deleted: those that were deleted, instead of those that were not.
         sort: one of `SORT_KEYS`; a leading "-" means from the greatest down. Runs without a step sort lowest.
 
     Raises:
@@ -49,7 +52,7 @@ def list_runs(
     """
     column, descending = _order(sort)
     value_column = column.label("sort_value")
-    query = sa.select(runs, value_column).where(*_filters(project, state, health, tag, q))
+    query = sa.select(runs, value_column).where(*_filters(project, state, health, tag, q, deleted))
     if cursor is not None:
         query = query.where(after(column, runs.c.id, *decode_cursor(cursor, sort), descending=descending))
     direction = sa.desc if descending else sa.asc
@@ -60,19 +63,22 @@ def list_runs(
     return [run_row(row) for row in page], more
 
 
-def resolve_run(conn: Connection, text: str) -> str:
+def resolve_run(conn: Connection, text: str, *, deleted: bool = False) -> str:
     """The id of the run meant by ``text``: an id, ``project/name`` (the newest such run), or an id's unique prefix.
 
+    Args:
+        deleted: among the deleted runs, instead of those that were not.
+
     Raises:
-        NotFound: nothing fits.
+        NotFound: nothing fits; `Gone` if a run with exactly this id was deleted.
         Conflict: the prefix fits several runs; the hint lists them.
     """
-    alive = runs.c.deleted_at.is_(None)
+    alive = _hidden(deleted)
     if conn.scalar(sa.select(runs.c.id).where(runs.c.id == text, alive)) is not None:
         return text
     project, slash, name = text.partition("/")
     if slash:
-        return _newest_named(conn, project, name)
+        return _newest_named(conn, project, name, alive)
     candidates = conn.execute(
         sa.select(runs.c.id, runs.c.project, runs.c.name)
         .where(runs.c.id.startswith(text, autoescape=True), alive)
@@ -80,6 +86,8 @@ def resolve_run(conn: Connection, text: str) -> str:
         .limit(6)
     ).all()
     if not candidates or not text:
+        if isinstance(gone := absent(conn, text), Gone):
+            raise gone
         raise NotFound("run", text, "Give an id, the beginning of one, or project/name; `holter runs` lists them.")
     if len(candidates) > 1:
         shown = ", ".join(f"{id} ({project}/{name})" for id, project, name in candidates[:5])
@@ -88,10 +96,14 @@ def resolve_run(conn: Connection, text: str) -> str:
     return str(candidates[0].id)
 
 
-def _newest_named(conn: Connection, project: str, name: str) -> str:
+def _hidden(deleted: bool) -> sa.ColumnElement[bool]:
+    return runs.c.deleted_at.is_not(None) if deleted else runs.c.deleted_at.is_(None)
+
+
+def _newest_named(conn: Connection, project: str, name: str, alive: sa.ColumnElement[bool]) -> str:
     query = (
         sa.select(runs.c.id)
-        .where(runs.c.project == project, runs.c.name == name, runs.c.deleted_at.is_(None))
+        .where(runs.c.project == project, runs.c.name == name, alive)
         .order_by(runs.c.created_at.desc(), runs.c.id.desc())
         .limit(1)
     )
@@ -108,10 +120,10 @@ def _order(sort: str) -> tuple[sa.ColumnElement[Any], bool]:
     return SORT_KEYS[key], sort.startswith("-")
 
 
-def _filters(
-    project: str | None, state: str | None, health: str | None, tag: str | None, q: str | None
+def _filters(  # noqa: PLR0917 - one of each filter of `list_runs`
+    project: str | None, state: str | None, health: str | None, tag: str | None, q: str | None, deleted: bool
 ) -> list[sa.ColumnElement[bool]]:
-    conditions: list[sa.ColumnElement[bool]] = [runs.c.deleted_at.is_(None)]
+    conditions: list[sa.ColumnElement[bool]] = [_hidden(deleted)]
     wanted = ((runs.c.project, project), (runs.c.state, state), (runs.c.health, health))
     conditions += [column == value for column, value in wanted if value is not None]
     tags = sa.type_coerce(runs.c.tags, sa.Text)

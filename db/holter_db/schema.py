@@ -1,5 +1,5 @@
 """The tables. Every table that grows has ``run_id`` first in its primary key, so that PostgreSQL can be partitioned
-or distributed by run; projects, webhooks, tokens and rule_sets are small reference tables.
+or distributed by run; projects, webhooks, tokens, rule_sets and retention are small reference tables.
 
 All times are float64 seconds, UTC. Steps are int64.
 """
@@ -14,14 +14,19 @@ from holter_db.types import Double, Json, Lines, Words
 __all__ = [
     "REVISION",
     "attempts",
+    "axes",
     "captures",
+    "chunks",
     "command_answers",
     "commands",
     "deliveries",
     "events",
+    "folds",
     "incidents",
     "metadata",
     "projects",
+    "purged_runs",
+    "retention",
     "rule_sets",
     "rule_state",
     "runs",
@@ -34,7 +39,7 @@ __all__ = [
 
 # The newest migration; a test compares it with the migrations folder. Known here so that opening an up-to-date
 # database need not load Alembic.
-REVISION = "0003"
+REVISION = "0006"
 
 metadata = sa.MetaData(
     naming_convention={
@@ -82,6 +87,8 @@ runs = Table(
     Column("started_at", Double, nullable=False),
     Column("finished_at", Double),
     Column("deleted_at", Double),
+    Column("deleted_because", Words),
+    Column("purging_at", Double),  # since when its rows are being removed: it can't be restored any more
     Column("last_seen_at", Double, nullable=False),
     Column("due_at", Double),
     Column("last_step", BigInteger),
@@ -90,9 +97,13 @@ runs = Table(
     Column("planned_steps", BigInteger),
     Column("attempt", Integer, nullable=False),
     Column("position", BigInteger, nullable=False),  # of the newest segment, in the order of commits
+    Column("folds", BigInteger, nullable=False),  # how often segments were folded into chunks
+    Column("compacted", BigInteger, nullable=False),  # everything up to this position lies in full chunks, as it stays
+    Column("revision", BigInteger, nullable=False),  # of what rules may ask of it: config, tags, planned steps
     Index(None, "project", "created_at"),
     Index(None, "created_at"),
     Index(None, "state"),
+    Index(None, "deleted_at"),
 )
 
 attempts = Table(
@@ -147,6 +158,60 @@ segments = Table(
     Column("payload", LargeBinary, nullable=False),
     _run_key(),
     Index(None, "run_id", "position"),
+)
+
+# Which frames the chunks hold: one row a fold, so that a frame that comes again is known when its segment is gone.
+folds = Table(
+    "folds",
+    metadata,
+    _of_run(),
+    Column("writer_id", Integer, primary_key=True, autoincrement=False),
+    Column("first_seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("last_seq", BigInteger, nullable=False),
+    Column("seqs", LargeBinary),  # ascending; NULL: every one from first_seq to last_seq
+    _run_key(),
+)
+
+# Where the points of a chunk lie. Metrics that were logged together share one, so steps and times are stored once.
+# Each column is compressed by `holter_db.codec`; all are in the order of (step, seq, row).
+axes = Table(
+    "axes",
+    metadata,
+    _of_run(),
+    Column("writer_id", Integer, primary_key=True, autoincrement=False),
+    Column("axis", BigInteger, primary_key=True, autoincrement=False),  # counts from 1 within the writer
+    Column("count", BigInteger, nullable=False),
+    Column("first_position", BigInteger, nullable=False),  # least and greatest of its segments' positions
+    Column("last_position", BigInteger, nullable=False),
+    Column("steps", LargeBinary, nullable=False),
+    Column("seqs", LargeBinary, nullable=False),  # of the segment that each point came in
+    Column("rows", LargeBinary, nullable=False),  # its row within that segment
+    Column("positions", LargeBinary, nullable=False),  # that segment's position
+    Column("times", LargeBinary, nullable=False),  # the bits of float64 as int64
+    _run_key(),
+)
+
+# A slice of one series. Chunks of a series overlap only where points came late; `holter_db.merge` mends that.
+chunks = Table(
+    "chunks",
+    metadata,
+    _of_run(),
+    Column("writer_id", Integer, primary_key=True, autoincrement=False),
+    Column("metric", Words, primary_key=True),
+    Column("axis", BigInteger, primary_key=True, autoincrement=False),
+    Column("count", BigInteger, nullable=False),
+    Column("first_step", BigInteger, nullable=False),
+    Column("first_seq", BigInteger, nullable=False),  # of the first point
+    Column("last_step", BigInteger, nullable=False),
+    Column("last_seq", BigInteger, nullable=False),
+    Column("first_time", Double),  # of the first and the last point; NULL where times don't ascend with the steps
+    Column("last_time", Double),
+    # Whether its points are there. Asking that of "values" itself would make SQLite read them: 0.15 ms a row.
+    Column("raw", sa.Boolean, nullable=False),
+    Column("coarse", LargeBinary, nullable=False),  # its pyramid in at most 8 cells or so; see `holter_db.cells`
+    Column("cells", LargeBinary),  # in cells of some 512 points; NULL for a small chunk
+    Column("values", LargeBinary),  # NULL once only the pyramid is kept
+    _run_key(),
 )
 
 series = Table(
@@ -299,11 +364,14 @@ command_answers = Table(
     _run_key(),
 )
 
+# The health engine's memory. It is behind the run by a few segments: what came after `position` is observed again.
 rule_state = Table(
     "rule_state",
     metadata,
     _of_run(),
     Column("version", BigInteger, nullable=False),
+    Column("position", BigInteger, nullable=False),  # of the newest segment in it
+    Column("rules", Integer, nullable=False),  # version of the project's rules that made it; 0: it had none
     Column("state", LargeBinary),
     _run_key(),
 )
@@ -315,6 +383,25 @@ rule_sets = Table(
     Column("version", Integer, primary_key=True, autoincrement=False),  # counts from 1; the greatest one applies
     Column("text", Words, nullable=False),
     Column("created_at", Double, nullable=False),
+)
+
+# What an agent is told that still has points of a run of which nothing is left: else it would begin the run anew.
+purged_runs = Table(
+    "purged_runs",
+    metadata,
+    _of_run(),
+    Column("purged_at", Double, nullable=False),
+)
+
+# What a project keeps, where it is not what the settings say. NULL: no limit of that kind.
+retention = Table(
+    "retention",
+    metadata,
+    Column("project", Words, primary_key=True),
+    Column("days", Double),
+    Column("runs", Integer),
+    Column("raw_days", Double),
+    Column("updated_at", Double, nullable=False),
 )
 
 webhooks = Table(

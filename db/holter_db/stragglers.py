@@ -9,14 +9,16 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from holter.wire import FloatArray, IntArray
+from holter_db.codec import unpack_ints
 from holter_db.run_rows import WriterRow
 from holter_db.runs import get_run
-from holter_db.schema import segments, series
+from holter_db.schema import axes, segments, series
 from holter_db.segments import decode_blocks
 from holter_db.writers import list_ranks
 
 __all__ = ["RankRow", "list_rank_rows", "step_time"]
 
+_AXES = 4  # the newest ones are small while a run is live
 _PAGE = 8  # segments read at a time: the agent's hold many steps, a curl loop's hold one
 
 
@@ -126,7 +128,40 @@ def step_time(steps: IntArray, times: FloatArray) -> float | None:
 
 
 def _last_steps(conn: Connection, run_id: str, writer_id: int, last: int) -> tuple[IntArray, FloatArray]:
-    """The newest ``last`` + 1 steps and when each was first logged: only the newest segments are read for them."""
+    """The newest ``last`` + 1 steps and when each was first logged: only the newest segments are read for them.
+
+    Where these are folded, the newest chunks are.
+    """
+    steps, times = _unfolded_steps(conn, run_id, writer_id, last)
+    if len(steps) <= last:
+        older = _folded_steps(conn, run_id, writer_id)
+        steps, times = _moves(np.concatenate([older[0], steps]), np.concatenate([older[1], times]))
+    return steps[-last - 1 :], times[-last - 1 :]
+
+
+def _moves(steps: IntArray, times: FloatArray) -> tuple[IntArray, FloatArray]:
+    moved = np.append(True, steps[1:] != steps[:-1])[: len(steps)]
+    return steps[moved], times[moved]
+
+
+def _folded_steps(conn: Connection, run_id: str, writer_id: int) -> tuple[IntArray, FloatArray]:
+    columns = (axes.c.steps, axes.c.times, axes.c.seqs, axes.c.rows)
+    query = (
+        sa.select(*columns)
+        .where(axes.c.run_id == run_id, axes.c.writer_id == writer_id)
+        .order_by(axes.c.last_position.desc(), axes.c.axis.desc())
+        .limit(_AXES)
+    )
+    found = [tuple(map(unpack_ints, row)) for row in conn.execute(query)]
+    if not found:
+        return np.empty(0, np.int64), np.empty(0, np.float64)
+    steps, times, seqs, rows = (np.concatenate(column) for column in zip(*found, strict=True))
+    order = np.lexsort((rows, seqs))
+    once = order[np.append(True, (np.diff(seqs[order]) != 0) | (np.diff(rows[order]) != 0))]
+    return _moves(steps[once], times[once].view(np.float64))
+
+
+def _unfolded_steps(conn: Connection, run_id: str, writer_id: int, last: int) -> tuple[IntArray, FloatArray]:
     steps, times = np.empty(0, np.int64), np.empty(0, np.float64)
     before: int | None = None
     size = _PAGE
@@ -141,7 +176,6 @@ def _last_steps(conn: Connection, run_id: str, writer_id: int, last: int) -> tup
         blocks = [block for row in reversed(rows) for block in decode_blocks(row.payload)]
         steps = np.concatenate([*(block.step_array() for block in blocks), steps])
         times = np.concatenate([*(block.time_array() for block in blocks), times])
-        moved = np.append(True, steps[1:] != steps[:-1])[: len(steps)]
-        steps, times = steps[moved], times[moved]
+        steps, times = _moves(steps, times)
         before, size = rows[-1].seq, size * 2
-    return steps[-last - 1 :], times[-last - 1 :]
+    return steps, times

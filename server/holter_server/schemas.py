@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = ["Number"]
 
@@ -59,6 +59,13 @@ class Run(Answer):
     attempt: int
     environment: dict[str, Any]
     open_incidents: dict[Severity, int]
+    deleted_at: float | None
+    deleted_because: str | None
+    purging_at: float | None
+
+
+class DeletedRun(Run):
+    purge_at: float | None
 
 
 class Writer(Answer):
@@ -102,8 +109,17 @@ class RunDetailAnswer(Answer):
     run: RunDetail
 
 
+class DeletedRunAnswer(Answer):
+    run: DeletedRun
+
+
+class DeletedAnswerOfRun(Answer):
+    deleted: str
+    purge_at: float | None
+
+
 class RunsAnswer(Answer):
-    runs: list[Run]
+    runs: list[DeletedRun | Run]
     next: str | None
 
 
@@ -116,6 +132,42 @@ class Project(Answer):
 
 class ProjectsAnswer(Answer):
     projects: list[Project]
+
+
+class Retention(Answer):
+    days: float | None
+    runs: int | None
+    raw_days: float | None
+
+
+class RetentionOfProject(Retention):
+    project: str
+    of: Literal["project", "settings"]
+
+
+class RetentionAnswer(Answer):
+    retention: RetentionOfProject
+
+
+class RetentionsAnswer(Answer):
+    projects: list[RetentionOfProject]
+    default: Retention
+    purge_after_days: float | None
+
+
+class DueRun(Answer):
+    deed: Literal["delete", "thin"]
+    run: str
+    project: str
+    name: str
+    state: str
+    created_at: float
+    last_seen_at: float
+    because: str
+
+
+class DueRunsAnswer(Answer):
+    runs: list[DueRun]
 
 
 class CommandOrder(Answer):
@@ -200,7 +252,15 @@ class EventAnswer(Answer):
     event: Event
 
 
+class Crowded(Answer):
+    """Buckets with more non-finite points than are shown: how many there are, from which step on."""
+
+    steps: list[int]
+    counts: list[int]
+
+
 class Series(Answer):
+    run: str
     metric: str
     writer: str
     rank: int | None
@@ -220,6 +280,10 @@ class Series(Answer):
     positive_infinity: int
     negative_infinity: int
     non_finite: int
+    complete: bool
+    bucket: float | None
+    smoothed: list[Number] | None
+    crowded: Crowded
 
 
 class NonFiniteOfRank(Answer):
@@ -230,6 +294,7 @@ class NonFiniteOfRank(Answer):
 
 
 class SeriesAcrossRanks(Answer):
+    run: str
     metric: str
     attempt: int
     writers: list[str]
@@ -249,16 +314,8 @@ class SeriesAnswer(Answer):
     next: str | None
 
 
-class SeriesOfRun(Series):
-    run: str
-
-
-class SeriesOfRunAcrossRanks(SeriesAcrossRanks):
-    run: str
-
-
 class SeriesOfRunsAnswer(Answer):
-    series: list[SeriesOfRun | SeriesOfRunAcrossRanks]
+    series: list[Series | SeriesAcrossRanks]
 
 
 class Rank(Answer):
@@ -478,24 +535,50 @@ class BacktestAnswer(Answer):
 
 
 class ComparisonGate(Answer):
-    status: Literal["ok", "INCOMPLETE", "CONFOUNDED", "NOT_APPLIED"]
+    status: Literal["ok", "INCOMPLETE", "NOT_EXERCISED", "NOT_APPLIED", "CONFOUNDED"]
+    blocks: bool
     reasons: list[str]
+
+
+class ComparedRun(Answer):
+    id: str
+    project: str
+    name: str
+    seed: Any
+    state: str
+    last_step: int | None
+    planned_steps: int | None
+    commit: Any
+
+
+class ComparedRuns(Answer):
+    baseline: list[ComparedRun]
+    candidate: list[ComparedRun]
 
 
 class ConfigDifference(Answer):
     key: str
     baseline: Any
     candidate: Any
+    declared: bool
 
 
 class ComparisonRow(Answer):
-    criterion: Literal["stability", "accuracy", "loss", "speed", "memory"]
+    criterion: str
+    title: str
+    kind: Literal["value", "stability", "incidents", "smoothness", "speed", "memory"]
     metric: str
     baseline: Number | None
     candidate: Number | None
     difference: Number | None
+    interval: list[Number] | None
+    measure: Literal["difference", "ratio", "slowdown"]
+    unit: str
     winner: Literal["baseline", "candidate", "tie", "undetermined"]
+    assessment: Literal["better", "equivalent", "worse", "much_worse", "undetermined"]
+    states: list[Literal["better", "equivalent", "worse", "much_worse"]]
     arithmetic: str
+    needs: str
 
 
 class ComparisonStep(Answer):
@@ -504,14 +587,80 @@ class ComparisonStep(Answer):
     because: str
 
 
+class ComparisonNodeStep(ComparisonStep):
+    node: str
+
+
+class ComparisonOutcome(Answer):
+    id: str
+    verdict: str
+    say: str
+
+
+class ComparisonLiteral(ComparisonOutcome):
+    path: list[ComparisonNodeStep]
+
+
+class ComparisonLead(Answer):
+    criterion: str
+    state: str
+    outcomes: list[str]
+
+
+class ComparisonHonest(Answer):
+    verdict: Literal["accepted", "rejected", "undetermined"]
+    say: str
+    vetoes: list[str]
+    leads: list[ComparisonLead]
+    needs: list[str]
+
+
+class ComparisonNode(Answer):
+    id: str
+    question: str
+    then: str
+    otherwise: str = Field(alias="else")
+
+
+class ComparisonStanding(Answer):
+    step: int | None
+    say: str
+
+
+class ComparisonKnob(Answer):
+    component: str
+    state: Literal["too strong", "too weak", "right", "unknown"]
+    share: Number | None
+    gradient_share: Number | None
+    arithmetic: str
+    advice: list[str]
+
+
+class ComparisonFigure(Answer):
+    name: str
+    title: str
+    figure: dict[str, Any]
+
+
 class Comparison(Answer):
+    criteria: str
+    seed: int
     gate: ComparisonGate
+    runs: ComparedRuns
     common_last_step: int | None
+    entry_step: int | None
     config_differences: list[ConfigDifference]
     rows: list[ComparisonRow]
-    verdict: Literal["baseline", "candidate", "undetermined"]
+    verdict: Literal["accepted", "rejected", "undetermined", "not_comparable"]
     reason: str
     path: list[ComparisonStep]
+    literal: ComparisonLiteral
+    honest: ComparisonHonest
+    tree: list[ComparisonNode]
+    outcomes: list[ComparisonOutcome]
+    standing: ComparisonStanding | None
+    knobs: list[ComparisonKnob]
+    figures: list[ComparisonFigure] | None = None
 
 
 class ComparisonAnswer(Answer):

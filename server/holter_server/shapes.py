@@ -13,12 +13,14 @@ from holter_db.incidents import IncidentRow
 from holter_db.ingest import Appended
 from holter_db.outbox import DeliveryRow, WebhookRow
 from holter_db.rank_series import RankSeries
+from holter_db.retention import DAY, Policy
 from holter_db.runs import AttemptRow, ProjectRow, RunRow, WriterRow
 from holter_db.series import MetricInfo, Series
 from holter_db.stragglers import RankRow
 
 __all__ = [
     "command",
+    "deleted_run",
     "delivery",
     "event",
     "events_of",
@@ -26,9 +28,11 @@ __all__ = [
     "incident_in_webhook",
     "made_up_incident",
     "metric",
+    "plain",
     "project",
     "rank",
     "rank_series",
+    "retention",
     "run",
     "run_in_webhook",
     "run_with_parts",
@@ -51,6 +55,21 @@ def _plain(row: Any) -> Shape:
 
 def run(row: RunRow) -> Shape:
     return _plain(row)
+
+
+def plain(row: Any) -> Shape:
+    return _plain(row)
+
+
+def retention(project: str, policy: Policy, *, own: bool) -> Shape:
+    """``own``: it was set for the project, in place of the default."""
+    return {"project": project, **_plain(policy), "of": "project" if own else "settings"}
+
+
+def deleted_run(row: RunRow, grace_days: float | None) -> Shape:
+    """With the time at which its rows go, if that is certain to come; ``grace_days``: as in the settings."""
+    due = None if grace_days is None or row.deleted_at is None else row.deleted_at + grace_days * DAY
+    return {**_plain(row), "purge_at": row.purging_at or due}
 
 
 def run_with_parts(row: RunRow, writers: list[WriterRow], attempts: list[AttemptRow]) -> Shape:
@@ -129,7 +148,9 @@ def metric(info: MetricInfo) -> Shape:
 
 
 def series(item: Series) -> Shape:
-    return {**_plain(item), "non_finite": item.non_finite}
+    shown = _plain(item) | {"run": item.run_id, "non_finite": item.non_finite, "crowded": _plain(item.crowded)}
+    del shown["run_id"]
+    return shown
 
 
 def rank_series(item: RankSeries) -> Shape:

@@ -127,7 +127,7 @@ def test_records_come_in_the_order_of_commits_over_every_page(service, spiked, d
     """Rows stay rows, whatever the pages are."""
     for size in (1, 3, 256):
         with database.read() as conn:
-            batches = list(iter_batches(conn, spiked, segments_per_page=size))
+            batches = list(iter_batches(conn, spiked, values=size))
         assert [int(step) for batch in batches for step in batch.steps] == list(range(64))
         assert {(batch.writer, batch.metrics) for batch in batches} == {("rank0", ("loss/total", "loss/precursor"))}
 

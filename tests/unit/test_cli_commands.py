@@ -20,8 +20,10 @@ from holter_server.settings import Settings
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
 COMMANDS = [
     "serve", "demo", "doctor", "runs", "show", "tail", "stop", "checkpoint", "export", "sync", "lint",
+    "delete", "restore", "purge", "retention show", "retention set", "retention clear", "retention preview",
+    "db info", "db check", "db backup",
     "rules list", "rules check", "rules backtest", "webhook add", "webhook list", "webhook test", "webhook remove",
-    "token create", "token list", "token revoke",
+    "token create", "token list", "token revoke", "migrate-db",
 ]  # fmt: skip
 
 

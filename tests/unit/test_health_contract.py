@@ -355,8 +355,12 @@ def play(
     cuts: frozenset[int] = frozenset(),
     *,
     restore: bool = False,
+    lazy: bool = False,
 ) -> list[Transition]:
-    """Feed the moments in the largest batches that the cuts allow; with ``restore``, save and restore at each cut."""
+    """Feed the moments in the largest batches that the cuts allow; with ``restore``, save and restore at each cut.
+
+    With ``lazy``, the engine is asked whether it has to look at the clock.
+    """
     engine = Engine(rules, facts)
     told: list[Transition] = []
     waiting: list[Record] = []
@@ -372,7 +376,8 @@ def play(
             engine = Engine(rules, facts, engine.save()) if restore else engine
         if isinstance(moment, Vitals):
             flush()
-            told.extend(engine.tick(moment))
+            if not lazy or engine.wake(moment) <= moment.now:
+                told.extend(engine.tick(moment))
         else:
             if waiting and (waiting[0].metrics, waiting[0].writer) != (moment.metrics, moment.writer):
                 flush()
@@ -478,6 +483,32 @@ def test_record_by_record_with_a_restore_at_each_gives_the_same(rule: Rule) -> N
 
 
 @every_rule
+def test_it_says_when_it_has_to_look_at_the_clock(rule: Rule) -> None:
+    """A tick that comes before the moment it has named does nothing, and without such ticks all is the same."""
+    sick = SICK[rule.id]
+    moments = sick.make()
+    assert same(play(alone(rule), sick.facts, moments, lazy=True), play(alone(rule), sick.facts, moments))
+    engine = Engine(alone(rule), sick.facts)
+    for moment in moments:
+        if isinstance(moment, Record):
+            engine.observe(batch([moment]))
+            continue
+        check_wake(engine, moment)
+        engine.tick(moment)
+
+
+def check_wake(engine: Engine, at: Vitals) -> None:
+    """At any time up to the moment that the engine names, a tick changes nothing."""
+    wake = engine.wake(at)
+    state = engine.save()
+    for later in (0.0, 1e-4, 0.5, 7.0, 59.0, 61.0, 1e4):
+        now = at.now + later
+        if now < wake:
+            assert engine.tick(replace(at, now=now)) == []
+            assert engine.save() == state
+
+
+@every_rule
 def test_non_finite_records_poison_no_baseline(rule: Rule) -> None:
     """Records of NaN and ±Inf among the healthy ones change nothing for any rule but the one that is about them."""
     if rule.check_name == "non_finite":
@@ -523,6 +554,9 @@ LAYOUTS = (
 )
 
 
+CLOCK = st.sampled_from([float(second) for second in range(100, 400, 7)])
+
+
 @st.composite
 def wild_runs(draw: st.DrawFn) -> list[Moment]:
     """Records with anything in them: calm stretches, so that baselines exist, and values of every kind."""
@@ -534,8 +568,11 @@ def wild_runs(draw: st.DrawFn) -> list[Moment]:
             row = draw(st.lists(WILD, min_size=len(names), max_size=len(names)))
             writer = draw(st.sampled_from(["rank0", "rank0", "rank0", "rank1", "rank0/system"]))
             moments.extend([Record(names, step, time, tuple(row), writer)] * draw(st.sampled_from([1, 1, 1, 12, 70])))
-        if draw(st.booleans()):
-            moments.append(vitals(2e9, state=draw(st.sampled_from(["running", "lost", "failed", "finished"]))))
+        for _ in range(draw(st.integers(0, 3))):
+            now, step_at = draw(CLOCK), draw(st.none() | CLOCK)
+            state = draw(st.sampled_from(["running", "hung", "lost", "failed", "finished"]))
+            heard = {"last_seen_at": draw(CLOCK), "due_at": draw(st.none() | CLOCK), "last_step_at": step_at}
+            moments.append(vitals(now, state=state, **heard))
     return moments
 
 
@@ -548,5 +585,13 @@ def test_anything_at_all_is_judged_the_same_in_any_cut(data: st.DataObject) -> N
     whole = play(RuleSet.default(), GAUSSIAN, moments)
     assert same(play(RuleSet.default(), GAUSSIAN, moments, cuts, restore=True), whole)
     assert same(play(RuleSet.default(), GAUSSIAN, moments), whole)
+    assert same(play(RuleSet.default(), GAUSSIAN, moments, lazy=True), whole)
+    engine = Engine(RuleSet.default(), GAUSSIAN)
+    for moment in moments:
+        if isinstance(moment, Record):
+            engine.observe(batch([moment]))
+        else:
+            check_wake(engine, moment)
+            engine.tick(moment)
     for change in whole:
         dump_json(msgspec.to_builtins(change.evidence))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import msgspec
@@ -12,10 +13,11 @@ from holter.health.model import Batch, Facts, Transition, Vitals
 from holter.health.patterns import Selection
 from holter.health.roles import Role, is_unstable_by_nature, role_of
 from holter.health.rules import Check, Progress, Scan, Sign, State
+from holter.health.rules.contract import FEW
 from holter.health.rules.silence import ENDED
 from holter.health.ruleset import Rule, RuleSet
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "readable"]
 
 VERSION = 1
 GAPS = 64  # intervals between steps that are remembered
@@ -77,8 +79,7 @@ class Engine:
         saved = _decode(state)
         if saved is not None:
             self._restore(saved)
-        self._active = rules.active(self._packs, facts)
-        self._drop_inactive()
+        self._activate()
 
     def observe(self, batch: Batch) -> list[Transition]:
         """Judge the records of ``batch``: the transitions they cause, in the order of the records."""
@@ -104,7 +105,7 @@ class Engine:
         """Judge the run by the clock: hung, lost, failed, and what its end makes certain."""
         self._note_clock(vitals)
         changes = self._close_orphans(vitals.now)
-        for rule in self._active:
+        for rule in self._clocked:
             for writer in self._writers(rule):
                 signs: list[Sign] = []
                 rule.check.tick(vitals, self._progress, self._state(rule, writer), signs)
@@ -113,6 +114,25 @@ class Engine:
                     if change is not None:
                         changes.append(change)
         return changes
+
+    def wake(self, vitals: Vitals) -> float:
+        """The first moment of the service's clock at which `tick` may change anything, if nothing new is heard.
+
+        It notes when the run last moved, as `tick` does: whoever calls it at the times at which they would call `tick`,
+        and `tick` only from the moment that it says, gets the same transitions.
+        """
+        progress = self._progress
+        if self._orphans or (_silent(vitals) and progress.moved_at is not None):
+            return vitals.now
+        self._note_clock(vitals)
+        return min(
+            (
+                rule.check.wake(vitals, progress, self._state(rule, writer))
+                for rule in self._clocked
+                for writer in self._writers(rule)
+            ),
+            default=math.inf,
+        )
 
     def save(self) -> bytes:
         """Everything that the engine remembers; ``Engine(rules, facts, saved)`` continues exactly."""
@@ -137,27 +157,19 @@ class Engine:
 
     def _look(self, batch: Batch, layout: Layout) -> list[tuple[int, int, Rule, Sign]]:
         values = np.ascontiguousarray(batch.values.T, dtype=np.float64)
-        finite: list[bool] = list(map(bool, np.all(np.isfinite(values), axis=1)))
+        finite: list[bool] = np.asarray(np.isfinite(values).all(axis=1)).tolist()
+        few: list[list[float]] | None = values.tolist() if len(batch.steps) <= FEW else None
         found: list[tuple[int, int, Rule, Sign]] = []
+        signs: list[Sign] = []
+        steps, times = batch.steps, batch.times
+        scan = Scan(batch.writer, batch.metrics, layout.roles, steps, times, values, finite, (), (), self._facts, few)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # the values may be anything
             for order, rule, selection in layout.selections:
-                signs: list[Sign] = []
-                scan = Scan(
-                    batch.writer,
-                    batch.metrics,
-                    layout.roles,
-                    batch.steps,
-                    batch.times,
-                    values,
-                    finite,
-                    selection.columns,
-                    selection.ranks,
-                    self._facts,
-                )
-                state = self._state(rule, batch.writer if rule.check.scope == "writer" else "")
-                rule.check.observe(scan, state, signs)
+                scan.columns, scan.ranks = selection.columns, selection.ranks
+                rule.check.observe(scan, self._state(rule, batch.writer), signs)
                 if signs:
                     found.extend((sign.row, order, rule, sign) for sign in signs)
+                    signs = []
         found.sort(key=lambda entry: entry[:2])
         return found
 
@@ -171,8 +183,7 @@ class Engine:
             return
         self._unstable, self._packs = unstable, packs
         self._layouts.clear()
-        self._active = self._ruleset.active(self._packs, self._facts)
-        self._drop_inactive()
+        self._activate()
 
     def _layout(self, metrics: tuple[str, ...]) -> Layout:
         layout = self._layouts.get(metrics)
@@ -204,7 +215,11 @@ class Engine:
     # --- memory
 
     def _state(self, rule: Rule, writer: str) -> State:
-        states = self._states.setdefault(rule.id, {})
+        """The rule's memory of the writer, or of the run."""
+        writer = writer if rule.check.scope == "writer" else ""
+        states = self._states.get(rule.text.id)
+        if states is None:
+            states = self._states[rule.text.id] = {}
         state = states.get(writer)
         if state is None:
             state = states[writer] = rule.check.memory()
@@ -229,6 +244,12 @@ class Engine:
             except msgspec.ValidationError:
                 continue
 
+    def _activate(self) -> None:
+        """Choose the rules of this run, and drop what the others remember."""
+        self._active = self._ruleset.active(self._packs, self._facts)
+        self._clocked = tuple(rule for rule in self._active if type(rule.check).tick is not Check.tick)
+        self._drop_inactive()
+
     def _drop_inactive(self) -> None:
         memories = {rule.id: rule.check.memory for rule in self._active}
         self._states = {
@@ -249,6 +270,9 @@ class Engine:
     def _advance(self, batch: Batch) -> None:
         progress = self._progress
         steps = batch.steps
+        if len(steps) == 1:
+            self._advance_by_one(int(steps[0]), float(batch.times[0]))
+            return
         moved = np.empty(len(steps), dtype=bool)
         moved[0] = progress.step is None or int(steps[0]) != progress.step
         moved[1:] = steps[1:] != steps[:-1]
@@ -264,15 +288,32 @@ class Engine:
         progress.gaps = [*progress.gaps, *gaps.tolist()][-GAPS:]
         progress.time, progress.moved = float(times[-1]), True
 
+    def _advance_by_one(self, step: int, time: float) -> None:
+        """The same for a single record, without arrays."""
+        progress = self._progress
+        moved = step != progress.step
+        progress.step = step
+        progress.records += 1
+        if not moved:
+            return
+        gap = math.nan if progress.time is None else time - progress.time
+        if math.isfinite(gap) and gap > 0:
+            progress.gaps = [*progress.gaps, gap][-GAPS:]
+        progress.time, progress.moved = time, True
+
     def _note_clock(self, vitals: Vitals) -> None:
         """When the run last moved, by the service's clock; unknown while it is over or silent, until it moves again."""
         progress = self._progress
-        if vitals.state in ENDED or vitals.state == "lost":
+        if _silent(vitals):
             progress.moved_at = None
         elif progress.moved:
             heard = vitals.now if vitals.last_step_at is None else vitals.last_step_at
             progress.moved_at = min(vitals.now, heard)
         progress.moved = False
+
+
+def _silent(vitals: Vitals) -> bool:
+    return vitals.state in ENDED or vitals.state == "lost"
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -293,3 +334,8 @@ def _decode(state: bytes | None) -> Saved | None:
     except msgspec.DecodeError:
         return None
     return saved if saved.version == VERSION else None
+
+
+def readable(state: bytes) -> bool:
+    """Whether this version can go on from what an engine's `save` returned, instead of afresh."""
+    return _decode(state) is not None

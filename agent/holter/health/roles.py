@@ -91,6 +91,7 @@ def is_unstable_by_nature(names: Iterable[str]) -> bool:
     return any(role_of(name) is Role.ADVERSARIAL or _REINFORCEMENT & set(_words(name)) for name in names)
 
 
+@lru_cache(maxsize=8192)
 def _words(name: str) -> tuple[str, ...]:
     return tuple(word.lower() for word in _WORD.findall(name))
 

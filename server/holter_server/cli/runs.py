@@ -37,6 +37,9 @@ def runs(
     health: Annotated[str | None, typer.Option(help="Only runs that are healthy, warning or critical.")] = None,
     tag: Annotated[str | None, typer.Option(help="Only runs with this tag.")] = None,
     search: Annotated[str | None, typer.Option("--search", "-q", help="Part of a name or of an id.")] = None,
+    deleted: Annotated[
+        bool, typer.Option("--deleted", help="The deleted runs instead, and when their points go for good.")
+    ] = False,
     limit: Annotated[int, typer.Option(min=1, max=500, help="At most so many, the newest first.")] = 20,
     url: Url = DEFAULT_URL,
     token: Token = None,
@@ -44,12 +47,24 @@ def runs(
 ) -> None:
     """List the runs: state, health, step."""
     connection = Connection(url, token)
-    page = connection.get("/runs", project=project, state=state, health=health, tag=tag, q=search, limit=limit)
+    page = connection.get(
+        "/runs",
+        project=project,
+        state=state,
+        health=health,
+        tag=tag,
+        q=search,
+        limit=limit,
+        deleted=deleted or None,
+    )
     if as_json:
         print_json(page)
         return
     if not page["runs"]:
-        stderr().print(_nothing_found(any((project, state, health, tag, search))))
+        stderr().print(_nothing_found(any((project, state, health, tag, search)), deleted))
+        return
+    if deleted:
+        _show_deleted(page["runs"])
         return
     table = plain_table("run", "project/name", "state", "health", "step", "seen ago", flexible=("project/name",))
     for run in page["runs"]:
@@ -115,7 +130,23 @@ def _section(title: str, content: Table | None) -> None:
         stdout().print(Padding(content, (0, 0, 0, 2), expand=False))
 
 
-def _nothing_found(filtered: bool) -> str:
+def _show_deleted(found: list[dict[str, Any]]) -> None:
+    table = plain_table("run", "project/name", "deleted ago", "goes for good", "why", flexible=("project/name", "why"))
+    for run in found:
+        table.add_row(
+            run["id"],
+            Text(f"{run['project']}/{run['name']}", no_wrap=True, overflow="ellipsis"),
+            ago(run["deleted_at"]),
+            "now" if run["purging_at"] else clock(run["purge_at"]),
+            run["deleted_because"] or "–",
+        )
+    stdout().print(table)
+    stderr().print(Text("Bring one back: holter restore RUN", style="dim"))
+
+
+def _nothing_found(filtered: bool, deleted: bool) -> str:
+    if deleted:
+        return "No deleted run matches." if filtered else "No run is deleted."
     if filtered:
         return "No run matches. Without filters: holter runs"
     return 'No runs yet. In a training: run = holter.init(project="…"), then run.log({"loss": loss}, step=step)'

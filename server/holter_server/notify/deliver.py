@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from standardwebhooks import Webhook
 
 from holter_db import outbox
+from holter_db.errors import NotFound
 from holter_db.outbox import Claimed
 from holter_server.errors import ApiError
 from holter_server.notify.backoff import Verdict, judge
@@ -128,6 +129,8 @@ class Deliverer:
         try:
             verdict, status = self._attempt(item)
             self._writer.call(lambda tx: _write_down(tx, item, verdict, status))
+        except NotFound:  # its run was purged meanwhile, and it with it
+            log.info("Delivery %s is not there any more", item.delivery_id)
         except ApiError as error:  # shutting down, or overloaded: the lease ends, and it is sent again
             log.info("Delivery %s is left to its lease: %s", item.delivery_id, error.message)
         except Exception:  # a sender thread has nobody to raise to

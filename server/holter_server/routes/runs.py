@@ -1,4 +1,4 @@
-"""Runs: start, list, look, change, delete, finish; and what is known of one run's metrics and events."""
+"""Runs: start, list, look, change, finish; and what is known of one run's metrics and events."""
 
 from __future__ import annotations
 
@@ -53,14 +53,26 @@ def list_(
     sort: Annotated[str, Query(description="a field; a leading - sorts from the greatest down")] = "-created_at",
     limit: int = 100,
     cursor: str | None = None,
+    deleted: Annotated[bool, Query(description="the deleted runs instead, with the time of their end")] = False,
 ) -> Json:
     """Runs, newest first. `next` is the cursor of the next page, or null."""
     rows, following = here.read(
         lambda conn: runs.list_runs(
-            conn, project=project, state=state, health=health, tag=tag, q=q, sort=sort, limit=limit, cursor=cursor
+            conn,
+            project=project,
+            state=state,
+            health=health,
+            tag=tag,
+            q=q,
+            sort=sort,
+            limit=limit,
+            cursor=cursor,
+            deleted=deleted,
         )
     )
-    return Json({"runs": [shapes.run(row) for row in rows], "next": following})
+    days = here.settings.purge_after_days
+    shown = [shapes.deleted_run(row, days) if deleted else shapes.run(row) for row in rows]
+    return Json({"runs": shown, "next": following})
 
 
 @router.get("/runs/{id}", response_model=schemas.RunDetailAnswer)
@@ -81,18 +93,6 @@ def change(here: Here, id: str, body: RunChange) -> Json:
     fields = body.model_dump(exclude_unset=True)
     row = here.writer.call(lambda tx: here.pipeline.change_run(tx, here.run_id(tx.conn, id), fields), order=id)
     return Json({"run": shapes.run(row)})
-
-
-@router.delete("/runs/{id}", response_model=schemas.DeletedAnswer)
-def delete(here: Here, id: str) -> Json:
-    """Hide a run from every list. Its points stay in the database."""
-
-    def work(tx: Any) -> str:
-        run_id = here.run_id(tx.conn, id)
-        runs.delete_run(tx.conn, run_id, tx.now)
-        return run_id
-
-    return Json({"deleted": here.writer.call(work, order=id)})
 
 
 @router.post("/runs/{id}/finish", response_model=schemas.RunAnswer, openapi_extra=takes(RunFinish))

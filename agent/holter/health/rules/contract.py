@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import msgspec
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 from holter.health.model import Action, Facts, Kind, Severity, Vitals
 from holter.health.roles import Role
 
-__all__ = ["Check", "FiniteSeries", "FloatArray", "Progress", "Scan", "Sign", "State", "maybe_rounded", "number"]
+__all__ = ["FEW", "Check", "FiniteSeries", "FloatArray", "Progress", "Scan", "Sign", "State", "maybe_rounded", "number"]
 
 FloatArray = NDArray[np.float64]
+FEW = 32  # records that are faster looked at one by one, in lists
 SMALL = 0.1  # below it, two decimals more or less are digits that matter
 
 
@@ -58,8 +60,9 @@ class Scan:
     """Records of one writer as a check sees them: ``m`` metrics, ``n`` rows.
 
     ``steps`` (n,) int64, ``times`` (n,) seconds, ``values`` (m, n) with each metric's values side by side, ``finite``
-    (m,): whether all of a metric's values are. ``columns`` are the metrics that the rule asks for, ``ranks`` the index
-    of the pattern that chose each.
+    (m,): whether all of a metric's values are. ``few``: the values as lists where there are at most 32 rows, since
+    numpy takes longer for one value than a list for thirty. ``columns`` are the metrics that the rule asks for,
+    ``ranks`` the index of the pattern that chose each.
     """
 
     writer: str
@@ -72,6 +75,7 @@ class Scan:
     columns: tuple[int, ...]
     ranks: tuple[int, ...]
     facts: Facts
+    few: list[list[float]] | None = None
 
     @property
     def rows(self) -> int:
@@ -84,7 +88,8 @@ class Scan:
         """The finite values of a column, and where what is seen in them goes."""
         values = self.values[column]
         if self.finite[column]:
-            return FiniteSeries(self, self.names[column], values, None, signs)
+            few = None if self.few is None else self.few[column]
+            return FiniteSeries(self, self.names[column], values, None, signs, few)
         rows = np.flatnonzero(np.isfinite(values))
         return FiniteSeries(self, self.names[column], values[rows], rows, signs)
 
@@ -98,6 +103,23 @@ class FiniteSeries:
     values: FloatArray
     rows: NDArray[np.intp] | None
     signs: list[Sign]
+    few: list[float] | None = None
+
+    def tolist(self) -> list[float]:
+        """The values as a list, not to be changed."""
+        return self.values.tolist() if self.few is None else self.few
+
+    def lowest(self) -> float:
+        """The lowest of at least one value."""
+        return float(self.values.min()) if self.few is None else min(self.few)
+
+    def fresh(self, last: float) -> FiniteSeries:
+        """The values that differ from those before them; ``last`` is the one before the first."""
+        values = self.values
+        if self.few is not None and self.few[0] != last and all(one != other for one, other in pairwise(self.few)):
+            return self
+        different = values != np.concatenate([[last], values[:-1]])
+        return self if different.all() else self.at(np.flatnonzero(different))
 
     def row(self, index: int) -> int:
         return index if self.rows is None else int(self.rows[index])
@@ -112,7 +134,7 @@ class FiniteSeries:
     def at(self, indices: NDArray[np.intp]) -> FiniteSeries:
         """The values at these indices."""
         rows = indices if self.rows is None else self.rows[indices]
-        return replace(self, values=self.values[indices], rows=rows)
+        return FiniteSeries(self.scan, self.name, self.values[indices], rows, self.signs)
 
     def sign(self, action: Action, index: int, message: str, **more: Any) -> None:
         """Say that something was seen at the value at ``index``; ``more`` are further fields of the `Sign`."""
@@ -142,6 +164,13 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     def tick(self, vitals: Vitals, progress: Progress, state: Any, signs: list[Sign]) -> None:
         """Look at the clock: the same, for what is not in the records."""
+
+    def wake(self, vitals: Vitals, progress: Progress, state: Any) -> float:  # noqa: ARG002
+        """The first moment of the service's clock at which `tick` may see or change something, if nothing new is heard.
+
+        Until then nobody needs to call it. A check that has a `tick` and says nothing here is called every time.
+        """
+        return math.inf if type(self).tick is Check.tick else -math.inf
 
 
 def number(value: float) -> str:

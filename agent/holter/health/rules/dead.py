@@ -50,11 +50,30 @@ class Dead(Check, frozen=True, kw_only=True):
     def observe(self, scan: Scan, state: DeadState, signs: list[Sign]) -> None:
         for column in scan.columns:
             series = scan.series(column, signs)
+            memory = state.series.setdefault(series.name, Series())
+            if series.few is not None:
+                self._fill_few(series, memory)
+                continue
             zeros = series.values == 0
             if zeros.any():
                 series = series.at(np.flatnonzero(~zeros))
             if len(series.values):
-                self._fill(series, state.series.setdefault(series.name, Series()))
+                self._fill(series, memory)
+
+    def _fill_few(self, series: FiniteSeries, memory: Series) -> None:
+        """As `_fill`, without what a block costs."""
+        for index, value in enumerate(series.tolist()):
+            if value == 0:
+                continue
+            if memory.filled == 0:
+                memory.began = series.step(index)
+            if math.isnan(memory.stuck) and value == memory.last:
+                memory.stuck, memory.same = value, 1
+            memory.same += value == memory.stuck
+            memory.filled, memory.last = memory.filled + 1, value
+            if memory.filled == self.records:
+                self._judge(series, memory, index)
+                memory.filled, memory.same, memory.stuck = 0, 0, math.nan
 
     def _fill(self, series: FiniteSeries, memory: Series) -> None:
         start = 0

@@ -15,7 +15,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from holter.health.model import Action, Kind
 from holter.health.roles import Role
 from holter.health.rules.baseline import MAD_TO_DEVIATION, median, medians, noise
-from holter.health.rules.contract import Check, FiniteSeries, FloatArray, Scan, Sign, State, number
+from holter.health.rules.contract import FEW, Check, FiniteSeries, FloatArray, Scan, Sign, State, number
 from holter.health.rules.episode import exp, offset
 from holter.health.rules.schedule import Schedule
 
@@ -28,7 +28,6 @@ STRIDE = 5  # points between two looks at the median of 10
 SEAL = 20  # points between two looks at the median of 64 and at the noise
 SHORT_FROM, LONG_FROM = 20, 128  # points from which on each is compared
 SHORT_LOOKS, LONG_LOOKS, CONFIRMED_LOOKS = 2, 3, 3  # in a row
-FEW = 32  # points that are faster looked at one by one
 NOISE_FLOOR = 0.003  # on the log scale
 VAL_RISE = 1.01  # of the validation loss above its best: it goes up, too
 
@@ -130,9 +129,9 @@ class Divergence(Check, frozen=True, kw_only=True):
     def observe(self, scan: Scan, state: DivergenceState, signs: list[Sign]) -> None:
         losses = [column for column in scan.columns if scan.roles[column] is Role.LOSS]
         evaluations = [column for column in scan.columns if scan.roles[column] is Role.VAL_LOSS]
-        changes = set(state.schedule.changes(scan))
+        changes = state.schedule.changes(scan)
         start = 0
-        for row in sorted(changes.union(_finite_rows(scan, evaluations))):
+        for row in sorted({*changes, *_finite_rows(scan, evaluations)}) if changes or evaluations else ():
             self._losses(scan, losses, state, signs, (start, row))
             if row in changes:
                 for series in state.series.values():
@@ -167,7 +166,7 @@ class Divergence(Check, frozen=True, kw_only=True):
                 self._watch(series, memory, state.evaluation)
 
     def _watch(self, series: FiniteSeries, memory: Series, evaluation: Evaluation) -> None:
-        if series.values.min() < 0:
+        if series.lowest() < 0:
             index = int(np.argmax(series.values < 0))
             if index:
                 self._watch(series.part(0, index), memory, evaluation)
@@ -182,10 +181,8 @@ class Divergence(Check, frozen=True, kw_only=True):
                 return
             series = series.part(int(positive[0]), len(series.values))
             memory.offset = offset(float(series.values[0]))
-        different = series.values != np.concatenate([[memory.last], series.values[:-1]])
-        memory.last = float(series.values[-1])
-        if not different.all():
-            series = series.at(np.flatnonzero(different))
+        last, memory.last = memory.last, float(series.values[-1])
+        series = series.fresh(last)
         for look in _looks(np.log(series.values + memory.offset), memory):
             self._look(series, memory, look, evaluation)
 

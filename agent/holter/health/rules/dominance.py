@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import msgspec
 import numpy as np
 from msgspec import Meta
 
-from holter.health.model import Kind
+from holter.health.model import Action, Kind
 from holter.health.patterns import first_match
 from holter.health.roles import Role
-from holter.health.rules.contract import Check, FiniteSeries, FloatArray, Scan, Sign, State, number
+from holter.health.rules.contract import Check, Scan, Sign, State, number
 
 __all__ = ["Dominance"]
 
@@ -31,6 +33,18 @@ class Part(msgspec.Struct, array_like=True):
     streak: int = 0  # windows that dominate, or, while open, that don't
     since: int = 0  # the step at which the first of these windows began
     open: bool = False
+
+
+@dataclass(slots=True)
+class Shares:
+    """One part in the rows that count: what share of the whole it makes up there, and its size."""
+
+    scan: Scan
+    name: str
+    rows: list[int]
+    of_total: list[float]
+    sizes: list[float]
+    signs: list[Sign]
 
 
 class DominanceState(State):
@@ -66,25 +80,20 @@ class Dominance(Check, frozen=True, kw_only=True):
         columns, total = parts_of(scan)
         if len(columns) < 2:
             return
-        sizes = np.abs(scan.values[columns])
-        whole = sizes[0].copy()
-        with np.errstate(over="ignore", invalid="ignore"):  # a sum that is no number is not used
-            for size in sizes[1:]:  # one after the other: numpy's pairwise sum depends on the block's shape
-                whole += size
-            usable = np.isfinite(whole) & (whole > 0)
-            if total is not None:
-                usable &= np.abs(np.abs(total) - whole) <= ADDITIVE * whole
-        for size, column in zip(sizes, columns, strict=True):
+        shares = _few_shares(scan, columns, total) if scan.few is not None else _shares(scan, columns, total)
+        for column, (rows, of_total, sizes) in zip(columns, shares, strict=True):
             name = scan.names[column]
-            rows = np.flatnonzero(usable & (size > 0))
-            if len(rows) and first_match(self.base, name) is None:
-                shares = FiniteSeries(scan, name, size[rows] / whole[rows], rows, signs)
-                self._fill(shares, state.parts.setdefault(name, Part()), size[rows])
+            if rows and not self._is_base(name):
+                part = state.parts.setdefault(name, Part())
+                self._fill(Shares(scan, name, rows, of_total, sizes, signs), part)
 
-    def _fill(self, shares: FiniteSeries, part: Part, sizes: FloatArray) -> None:
-        for index, (share, size) in enumerate(zip(shares.values.tolist(), sizes.tolist(), strict=True)):
+    def _is_base(self, name: str) -> bool:
+        return bool(self.base) and first_match(self.base, name) is not None
+
+    def _fill(self, shares: Shares, part: Part) -> None:
+        for index, (share, size) in enumerate(zip(shares.of_total, shares.sizes, strict=True)):
             if part.filled == 0:
-                part.began = shares.step(index)
+                part.began = shares.scan.step(shares.rows[index])
             part.filled += 1
             part.sum += share
             part.size += size
@@ -92,7 +101,7 @@ class Dominance(Check, frozen=True, kw_only=True):
                 self._judge(shares, part, index)
                 part.filled, part.sum, part.size = 0, 0.0, 0.0
 
-    def _judge(self, shares: FiniteSeries, part: Part, index: int) -> None:
+    def _judge(self, shares: Shares, part: Part, index: int) -> None:
         mean = part.sum / self.window
         if self.from_below is not None and mean < self.from_below and not part.open:
             part.modest = part.size / self.window
@@ -108,8 +117,8 @@ class Dominance(Check, frozen=True, kw_only=True):
             return mean > self.share
         return mean > self.share and 0 <= part.modest * self.grown < part.size / self.window
 
-    def _tell(self, shares: FiniteSeries, part: Part, mean: float, index: int) -> None:
-        scan, row = shares.scan, shares.row(index)
+    def _tell(self, shares: Shares, part: Part, mean: float, index: int) -> None:
+        scan, row = shares.scan, shares.rows[index]
         if part.open:
             text = f"{shares.name} makes up {100 * mean:.0f} % of the loss, and more than {100 * self.share:.0f} % in "
             text += f"{self.windows} windows of {self.window} records since step {part.since}"
@@ -123,16 +132,57 @@ class Dominance(Check, frozen=True, kw_only=True):
             "since_step": part.since,
             "parts": {scan.names[column]: float(scan.values[column, row]) for column in parts_of(scan)[0]},
         }
-        action = "open" if part.open else "resolve"
-        shares.sign(action, index, text, value=mean, threshold=self.share, evidence=evidence)  # type: ignore[arg-type]
+        action: Action = "open" if part.open else "resolve"
+        sign = Sign(action, shares.name, text, row=row, value=mean, threshold=self.share, evidence=evidence)
+        shares.signs.append(sign)
 
 
-def parts_of(scan: Scan) -> tuple[list[int], FloatArray | None]:
-    """The columns of the parts that make up the loss, and the total that unweighted ones have to add up to."""
+def parts_of(scan: Scan) -> tuple[list[int], int | None]:
+    """The columns of the parts that make up the loss, and of the total that unweighted ones have to add up to."""
     weighted = [column for column in scan.columns if scan.roles[column] is Role.WEIGHTED]
     if len(weighted) >= 2:
         return weighted, None
     components = [column for column in scan.columns if scan.roles[column] is Role.COMPONENT]
     if len(components) < 2 or Role.LOSS not in scan.roles:
         return [], None
-    return components, scan.values[scan.roles.index(Role.LOSS)]
+    return components, scan.roles.index(Role.LOSS)
+
+
+Counted = tuple[list[int], list[float], list[float]]
+
+
+def _shares(scan: Scan, columns: list[int], total: int | None) -> list[Counted]:
+    """Of each part the rows that count, its shares and sizes there."""
+    sizes = np.abs(scan.values[columns])
+    whole = sizes[0].copy()
+    for size in sizes[1:]:  # one after the other: numpy's pairwise sum depends on the block's shape
+        whole += size
+    usable = np.isfinite(whole) & (whole > 0)
+    if total is not None:
+        usable &= np.abs(np.abs(scan.values[total]) - whole) <= ADDITIVE * whole
+    counted = []
+    for size in sizes:
+        rows = np.flatnonzero(usable & (size > 0))
+        counted.append((rows.tolist(), (size[rows] / whole[rows]).tolist(), size[rows].tolist()))
+    return counted
+
+
+def _few_shares(scan: Scan, columns: list[int], total: int | None) -> list[Counted]:
+    """As `_shares`, without what a block costs."""
+    assert scan.few is not None
+    counted: list[Counted] = [([], [], []) for _ in columns]
+    for row in range(scan.rows):
+        sizes = [abs(scan.few[column][row]) for column in columns]
+        whole = sizes[0]
+        for size in sizes[1:]:
+            whole += size
+        if not 0 < whole < math.inf or (
+            total is not None and not abs(abs(scan.few[total][row]) - whole) <= ADDITIVE * whole
+        ):
+            continue
+        for (rows, of_total, kept), size in zip(counted, sizes, strict=True):
+            if size > 0:
+                rows.append(row)
+                of_total.append(size / whole)
+                kept.append(size)
+    return counted

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from holter.health.model import Action, Kind
 from holter.health.roles import Role
 from holter.health.rules.baseline import WINDOW, Baseline
-from holter.health.rules.contract import Check, FiniteSeries, FloatArray, Scan, Sign, State, number
+from holter.health.rules.contract import FEW, Check, FiniteSeries, FloatArray, Scan, Sign, State, number
 from holter.health.rules.episode import Episode, Series, exp, offset
 from holter.health.rules.schedule import Schedule
 
@@ -26,7 +26,6 @@ Count = Annotated[int, Meta(ge=1)]
 ZEROS_BEFORE_RESTART = 16  # a part that was switched off is a new series when it is switched on
 SCHEDULE = (Role.LR, Role.STAGE)  # metrics that are not watched, and say when the level may change
 CHUNK = 64  # points tried at once after a suspected one
-FEW = 32  # points that are faster looked at one by one
 LENIENT_FOR = 64  # points after a change of stage, until the window knows the new level
 SPIKE = 6.0  # deviations from which a point counts as a spike of a cluster
 
@@ -100,7 +99,7 @@ class Excursion(Check, frozen=True, kw_only=True):
         values = series.values
         if not len(values):
             return
-        if values.min() > 0:
+        if series.lowest() > 0:
             Positive(self, series, memory).look()
             return
         edges = np.flatnonzero(np.diff(np.sign(values))) + 1
@@ -149,7 +148,7 @@ class Positive:
     def _one_by_one(self) -> None:
         """As `_in_blocks`, without what a block costs."""
         memory, baseline = self.memory, self.memory.baseline
-        values, x = self.series.values.tolist(), self.x.tolist()
+        values, x = self.series.tolist(), self.x.tolist()
         start = self._calm_start(values, x)
         limit = baseline.limit(*self._thresholds())
         for index in range(start, len(x)):

@@ -8,12 +8,11 @@ import msgspec
 import numpy as np
 
 from holter.health.rules.baseline import MAD_TO_DEVIATION, median, noise
-from holter.health.rules.contract import FloatArray
+from holter.health.rules.contract import FEW, FloatArray
 
 __all__ = ["BUCKETS", "History"]
 
 BUCKETS = 64
-FEW = 32  # points that are faster added one by one
 LOOK = BUCKETS * 3 // 4
 MEDIAN_ERROR = 1.2533  # standard error of a median, in standard errors of a mean (normal distribution)
 

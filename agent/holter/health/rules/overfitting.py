@@ -12,7 +12,7 @@ from msgspec import Meta
 from holter.health.model import Kind
 from holter.health.roles import Role
 from holter.health.rules.baseline import MAD_TO_DEVIATION, median, noise
-from holter.health.rules.contract import Check, FloatArray, Scan, Sign, State, number
+from holter.health.rules.contract import FEW, Check, FloatArray, Scan, Sign, State, number
 
 __all__ = ["Overfitting"]
 
@@ -61,8 +61,13 @@ class Training(msgspec.Struct, array_like=True):
     def take(self, values: FloatArray) -> None:
         """Values that are only repeated, as an epoch's loss on each row, are one."""
         before = self.recent[-1] if self.recent else math.nan
-        different = values[values != np.concatenate([[before], values[:-1]])]
-        self.recent = [*self.recent, *different[-TRAIN_MEDIAN_OF:].tolist()][-TRAIN_MEDIAN_OF:]
+        if len(values) > FEW:
+            values = values[values != np.concatenate([[before], values[:-1]])][-TRAIN_MEDIAN_OF:]
+        for value in values.tolist():
+            if value != before:
+                self.recent.append(value)
+            before = value
+        del self.recent[:-TRAIN_MEDIAN_OF]
 
     @property
     def level(self) -> float:

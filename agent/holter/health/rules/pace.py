@@ -99,7 +99,7 @@ class Slowdown(Check, frozen=True, kw_only=True):
     def _watch(self, series: FiniteSeries, pace: Pace, role: Role, changes: list[int]) -> None:
         if not len(series.values):
             return
-        if not series.values.min() > 0:
+        if not series.lowest() > 0:
             series = series.at(np.flatnonzero(series.values > 0))
         speed = -np.log(series.values) if role is Role.STEP_TIME else np.log(series.values)
         if not changes:

@@ -67,12 +67,12 @@ class Plateau(Check, frozen=True, kw_only=True):
             state.rate = float(rates[-1])
 
     def _watch(self, series: FiniteSeries, memory: Series, state: PlateauState, rates: Any) -> None:
-        positive = series.values > 0
-        n = len(positive) if positive.all() else int(np.argmin(positive))
-        if n:
-            self._take(_fresh(series, n, memory), memory, state, rates)
-        if n == len(positive):
+        if series.lowest() > 0:
+            self._take(_fresh(series, memory), memory, state, rates)
             return
+        n = int(np.argmin(series.values > 0))
+        if n:
+            self._take(_fresh(series.part(0, n), memory), memory, state, rates)
         memory.off = True
         if memory.open:
             memory.open = False
@@ -140,11 +140,8 @@ class Plateau(Check, frozen=True, kw_only=True):
         series.sign("open", index, text, baseline=math.exp(began), threshold=self.change, evidence=evidence)
 
 
-def _fresh(series: FiniteSeries, stop: int, memory: Series) -> FiniteSeries:
-    """The values before ``stop`` that differ from those before them."""
-    values = series.values[:stop]
-    different = values != np.concatenate([[memory.last], values[:-1]])
-    memory.last = float(values[-1])
-    if stop == len(series.values) and different.all():
-        return series
-    return series.at(np.flatnonzero(different))
+def _fresh(series: FiniteSeries, memory: Series) -> FiniteSeries:
+    """The values that differ from those before them."""
+    fresh = series.fresh(memory.last)
+    memory.last = float(series.values[-1])
+    return fresh

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from holter.health.model import Kind
-from holter.health.rules.contract import Check, FiniteSeries, FloatArray, Scan, Sign, State, maybe_rounded, number
+from holter.health.rules.contract import Check, FiniteSeries, Scan, Sign, State, maybe_rounded, number
 
 __all__ = ["LearningRate"]
 
@@ -52,20 +52,20 @@ class LearningRate(Check, frozen=True, kw_only=True):
         for column in scan.columns:
             series = scan.series(column, signs)
             memory = state.series.setdefault(series.name, Series())
-            if len(series.values) and not self._plain(series.values, memory):
-                for index, value in enumerate(series.values.tolist()):
+            if len(series.values) and not self._plain(series, memory):
+                for index, value in enumerate(series.tolist()):
                     self._step(series, memory, index, value)
 
-    def _plain(self, values: FloatArray, memory: Series) -> bool:
+    def _plain(self, series: FiniteSeries, memory: Series) -> bool:
         """Take in a block of positive values without a jump, as nearly all are; False if it has to be looked at."""
-        highest = float(values.max())
-        if memory.open or memory.seen < self.after or not values.min() > 0:
+        if memory.open or memory.seen < self.after or not series.lowest() > 0:
             return False
+        highest = float(series.values.max()) if series.few is None else max(series.few)
         if highest > self.jump * memory.largest:
             return False
-        memory.seen += len(values)
+        memory.seen += len(series.values)
         memory.largest = max(memory.largest, highest)
-        memory.last, memory.zeros = float(values[-1]), 0
+        memory.last, memory.zeros = float(series.values[-1]), 0
         return True
 
     def _step(self, series: FiniteSeries, memory: Series, index: int, value: float) -> None:

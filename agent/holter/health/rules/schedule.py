@@ -10,7 +10,6 @@ from holter.health.rules.contract import FloatArray, Scan
 
 __all__ = ["Schedule"]
 
-FEW = 32
 RESTART_FACTOR = 3.0  # a learning rate that rises so much in one record is restarted
 
 
@@ -30,27 +29,42 @@ class Schedule(msgspec.Struct):
         """Rows at which the stage is another than before."""
         if Role.STAGE not in scan.roles:
             return []
-        stages = scan.values[scan.roles.index(Role.STAGE)]
-        last, self.stage = self.stage, float(stages[-1])
-        if _is_all(stages, self.stage if last is None else last):
+        column = scan.roles.index(Role.STAGE)
+        last, self.stage = self.stage, float(scan.values[column, -1])
+        if _is_all(scan, column, self.stage if last is None else last):
             return []
+        stages = scan.values[column]
         before = _before(stages, last)
         return [int(row) for row in np.flatnonzero((stages != before) & np.isfinite(stages))]
 
     def _jumps(self, scan: Scan) -> list[int]:
         if Role.LR not in scan.roles:
             return []
-        rates = scan.values[scan.roles.index(Role.LR)]
-        last, self.rate = self.rate, float(rates[-1])
-        if _is_all(rates, self.rate if last is None else last):
+        column = scan.roles.index(Role.LR)
+        last, self.rate = self.rate, float(scan.values[column, -1])
+        if _is_all(scan, column, self.rate if last is None else last):
             return []
+        if scan.few is not None:
+            return _few_jumps(scan.few[column], last)
+        rates = scan.values[column]
         before = _before(rates, last)
         return [int(row) for row in np.flatnonzero((rates > RESTART_FACTOR * before) & (before > 0))]
 
 
-def _is_all(values: FloatArray, value: float) -> bool:
-    """Whether all are that one; of a few values that is sooner seen in a list."""
-    return values.tolist().count(value) == len(values) if len(values) <= FEW else bool((values == value).all())
+def _is_all(scan: Scan, column: int, value: float) -> bool:
+    """Whether all of the column's values are that one."""
+    if scan.few is None:
+        return bool((scan.values[column] == value).all())
+    return scan.few[column].count(value) == scan.rows
+
+
+def _few_jumps(rates: list[float], last: float | None) -> list[int]:
+    before, rows = rates[0] if last is None else last, []
+    for row, rate in enumerate(rates):
+        if rate > RESTART_FACTOR * before and before > 0:
+            rows.append(row)
+        before = rate
+    return rows
 
 
 def _before(values: FloatArray, last: float | None) -> FloatArray:

@@ -66,7 +66,7 @@ class Vanishing(Check, frozen=True, kw_only=True):
         losses.keep()
 
     def _watch(self, series: FiniteSeries, memory: Series, losses: Losses) -> None:
-        values = series.values.tolist()
+        values = series.tolist()
         start = 0
         while start < len(values):
             stop = min(start + BLOCK - len(memory.block), len(values))

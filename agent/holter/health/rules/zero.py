@@ -63,7 +63,7 @@ class ZeroLoss(Check, frozen=True, kw_only=True):
     @staticmethod
     def _plain(series: FiniteSeries, memory: Zero) -> bool:
         """Take in positive values, as nearly all are; False if it has to be looked at."""
-        if not series.values.min() > 0:
+        if not series.lowest() > 0:
             return False
         memory.first = memory.first or float(series.values[0])
         memory.last, memory.zeros = float(series.values[-1]), 0
@@ -138,13 +138,16 @@ class FadedPart(Check, frozen=True, kw_only=True):
     def observe(self, scan: Scan, state: FadedPartState, signs: list[Sign]) -> None:
         if Role.LOSS not in scan.roles:
             return
-        total = np.abs(scan.values[scan.roles.index(Role.LOSS)])
+        whole = scan.roles.index(Role.LOSS)
+        total = np.abs(scan.values[whole])
         for column in scan.columns:
             if scan.roles[column] is Role.LOSS:
                 continue
+            part = state.parts.setdefault(scan.names[column], Part())
+            if self._plain(scan, column, whole, part):
+                continue
             size = np.abs(scan.values[column])
             usable = np.isfinite(total) & np.isfinite(size) & (total > 0) & (size > 0)
-            part = state.parts.setdefault(scan.names[column], Part())
             usable = self._after_first(part, size, total, usable)
             faint = size < min(self.share, part.first / self.fallen) * total
             if not part.open and not faint.any():
@@ -153,6 +156,14 @@ class FadedPart(Check, frozen=True, kw_only=True):
             series = FiniteSeries(scan, scan.names[column], scan.values[column], None, signs)
             for row in np.flatnonzero(usable).tolist():
                 self._step(series, part, row, faint=bool(faint[row]))
+
+    def _plain(self, scan: Scan, column: int, whole: int, part: Part) -> bool:
+        """Whether a few records have nothing to be counted."""
+        if scan.few is None or part.open or part.streak or part.seen < FIRST:
+            return False
+        limit = min(self.share, part.first / self.fallen)
+        pairs = zip(scan.few[column], scan.few[whole], strict=True)
+        return not any(abs(value) < limit * abs(total) for value, total in pairs)
 
     @staticmethod
     def _after_first(part: Part, size: FloatArray, total: FloatArray, usable: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -1,19 +1,19 @@
-"""Decoded series of the runs that are being looked at, so that a live page doesn't decode a run again and again."""
+"""The points that are not in chunks yet: segments, decoded once for all who look at a live run."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterator, Mapping
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from holter_db.columns import BYTES_PER_POINT, Column, Points
-from holter_db.schema import segments
+from holter_db.schema import runs, segments
 from holter_db.segments import decode_blocks
 
-__all__ = ["SeriesCache", "SeriesKey", "load_points"]
+__all__ = ["SeriesKey", "TailCache", "load_tails"]
 
 SeriesKey = tuple[int, str]  # writer_id, metric
 
@@ -21,19 +21,23 @@ SeriesKey = tuple[int, str]  # writer_id, metric
 class _Run:
     def __init__(self) -> None:
         self.lock = threading.Lock()
+        self.folds = -1
         self.position = 0  # of the newest segment in `columns`
         self.columns: dict[SeriesKey, Column] = {}
 
+    def begin(self, folds: int) -> None:
+        self.folds, self.position, self.columns = folds, 0, {}
+
     @property
     def nbytes(self) -> int:
-        return sum(column.nbytes for column in self.columns.values())
+        return sum(column.nbytes for column in list(self.columns.values()))
 
 
-class SeriesCache:
-    """Whole runs, least recently used first out, within ``limit`` bytes.
+class TailCache:
+    """Tails of runs, least recently used first out, within ``limit`` bytes.
 
     A segment is absorbed once: segments of a run are numbered by position in the order of their commits, and a
-    read asks only for those beyond the newest position it has.
+    read asks only for those beyond the newest position it has. A fold begins a new tail.
     """
 
     def __init__(self, limit: int) -> None:
@@ -41,22 +45,27 @@ class SeriesCache:
         self._lock = threading.Lock()
         self._runs: OrderedDict[str, _Run] = OrderedDict()
 
-    def takes(self, points: int) -> bool:
-        """Whether a run of so many points is worth keeping; half the room stays for others."""
-        return points * BYTES_PER_POINT * 2 <= self._limit
-
-    def load(self, conn: Connection, run_id: str, keys: Iterable[SeriesKey]) -> dict[SeriesKey, Points]:
-        """The points of these series as the connection's snapshot sees them, or newer."""
+    def load(self, conn: Connection, run_id: str, folds: int) -> dict[SeriesKey, Column] | None:
+        """The tail as the connection's snapshot sees it, or newer; None if it is not worth keeping."""
         with self._lock:
             run = self._runs.setdefault(run_id, _Run())
             self._runs.move_to_end(run_id)
         with run.lock:
+            if run.folds > folds or (run.folds < folds and not self._takes(conn, run_id)):
+                return None
+            if run.folds < folds:
+                run.begin(folds)
             for position, key, seq, points in _segment_columns(conn, run_id, run.position):
                 run.columns.setdefault(key, Column()).add(seq, points.steps, points.times, points.values)
                 run.position = position
-            found = {key: run.columns[key].points() for key in keys if key in run.columns}
+            found = {key: column.copy() for key, column in run.columns.items()}
         self._evict()
         return found
+
+    def _takes(self, conn: Connection, run_id: str) -> bool:
+        """Whether so many points are worth keeping; half the room stays for others."""
+        query = sa.select(sa.func.sum(segments.c.points)).where(segments.c.run_id == run_id)
+        return int(conn.scalar(query) or 0) * BYTES_PER_POINT * 2 <= self._limit
 
     def _evict(self) -> None:
         with self._lock:
@@ -67,13 +76,25 @@ class SeriesCache:
                 total -= used[run_id]
 
 
-def load_points(conn: Connection, run_id: str, keys: Iterable[SeriesKey]) -> dict[SeriesKey, Points]:
-    """The points of these series, decoded for this question alone."""
-    wanted = set(keys)
+def load_tails(conn: Connection, wanted: Mapping[str, Container[SeriesKey]]) -> dict[str, dict[SeriesKey, Column]]:
+    """The unfolded points of some series of each run; from the connection's `TailCache` where it has one."""
+    cache: TailCache | None = conn.get_execution_options().get("tail_cache")
+    unfolded = sa.exists().where(segments.c.run_id == runs.c.id, segments.c.points > 0)
+    query = sa.select(runs.c.id, runs.c.folds).where(runs.c.id.in_(list(wanted)), unfolded)
+    tails = {}
+    for run_id, folds in conn.execute(query).all():
+        keys = wanted[run_id]
+        kept = None if cache is None else cache.load(conn, run_id, folds)
+        found = _load(conn, run_id, keys) if kept is None else kept
+        tails[run_id] = {key: column for key, column in found.items() if key in keys}
+    return tails
+
+
+def _load(conn: Connection, run_id: str, wanted: Container[SeriesKey]) -> dict[SeriesKey, Column]:
     columns: dict[SeriesKey, Column] = {}
     for _, key, seq, points in _segment_columns(conn, run_id, 0, wanted):
         columns.setdefault(key, Column()).add(seq, points.steps, points.times, points.values)
-    return {key: column.points() for key, column in columns.items()}
+    return columns
 
 
 def _segment_columns(

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from holter.health.roles import Role, role_of
-from holter_server.compare_data import Record, Row, Trouble, Winner
+from holter_server.verdict.data import Record, Row, Sides, State, Trouble
 
-__all__ = ["CRITICAL", "EXPLOSION", "TERMINAL", "stability_rows"]
+__all__ = ["CRITICAL", "EXPLOSION", "TERMINAL", "incident_rows"]
 
 TERMINAL = "terminal non-finite"
 EXPLOSION = "critical explosion"
@@ -19,12 +19,12 @@ _MACHINE = ("lost", "hung", "failed", "memory", "gpu", "throughput", "starvation
 _SIGNALS = (Role.LOSS, Role.COMPONENT, Role.WEIGHTED, Role.GRAD_NORM)
 
 
-def stability_rows(baseline: Sequence[Record], candidate: Sequence[Record], last: int | None) -> list[Row]:
+def incident_rows(criterion: str, sides: Sides) -> list[Row]:
     """Runs with a terminal non-finite, with a critical explosion, with another critical incident, worst first."""
     return [
-        _row(TERMINAL, lambda trouble: trouble.terminal, baseline, candidate, last),
-        _row(EXPLOSION, lambda trouble: not trouble.terminal and _explosion(trouble), baseline, candidate, last),
-        _row(CRITICAL, _other_critical, baseline, candidate, last),
+        _row(criterion, TERMINAL, lambda trouble: trouble.terminal, sides),
+        _row(criterion, EXPLOSION, lambda trouble: not trouble.terminal and _explosion(trouble), sides),
+        _row(criterion, CRITICAL, _other_critical, sides),
     ]
 
 
@@ -39,27 +39,25 @@ def _other_critical(trouble: Trouble) -> bool:
     return trouble.severity == "critical"
 
 
-def _row(
-    name: str,
-    wanted: Callable[[Trouble], bool],
-    baseline: Sequence[Record],
-    candidate: Sequence[Record],
-    last: int | None,
-) -> Row:
-    sides = {"baseline": baseline, "candidate": candidate}
-    known = frozenset.intersection(*(record.logged for record in (*baseline, *candidate)))
+def _row(criterion: str, name: str, wanted: Callable[[Trouble], bool], both: Sides) -> Row:
+    sides = {"baseline": both.baseline, "candidate": both.candidate}
+    last = both.last
+    known = frozenset.intersection(*(record.logged for record in both.everyone))
     hits = {
         side: [(record, _first(record, wanted, last, known)) for record in records] for side, records in sides.items()
     }
     bad = {side: [(record, trouble) for record, trouble in found if trouble] for side, found in hits.items()}
     old, new = len(bad["baseline"]), len(bad["candidate"])
-    winner, why = _winner(name, sides, bad, last)
+    states, why = _judged(name, sides, bad, last)
     text = "; ".join(
         f"{side} {len(bad[side])} of {len(records)} run(s){_listed(bad[side])}"
         + (f", {_non_finite(records, last)} non-finite values in losses and gradient norm" if name == TERMINAL else "")
         for side, records in sides.items()
     )
-    return Row("stability", name, float(old), float(new), float(new - old), winner, f"{text}; {why}")
+    needs = "" if len(states) == 1 else "more runs a side that log losses and gradient norms"
+    return Row(
+        criterion, "incidents", name, float(old), float(new), float(new - old), states, f"{text}; {why}", needs=needs
+    )
 
 
 def _first(
@@ -80,28 +78,29 @@ def _listed(bad: Sequence[tuple[Record, Trouble]]) -> str:
     return " (" + ", ".join(f"{record.id}: {trouble.metric} at step {trouble.step}" for record, trouble in bad) + ")"
 
 
-def _winner(
+def _judged(
     name: str,
     sides: dict[str, Sequence[Record]],
     bad: dict[str, list[tuple[Record, Trouble]]],
     last: int | None,
-) -> tuple[Winner, str]:
+) -> tuple[tuple[State, ...], str]:
+    anything: tuple[State, ...] = ("better", "equivalent", "worse")
     if last is None:
-        return "undetermined", "there is no step that all runs have reached"
+        return anything, "there is no step that all runs have reached"
     if bad["baseline"] and bad["candidate"]:
-        return "undetermined", "both sides have it, and how often is a matter of chance"
-    hit: Winner = "baseline" if bad["baseline"] else "candidate"
-    clean: Winner = "candidate" if bad["baseline"] else "baseline"
+        return anything, "both sides have it, and how often is a matter of chance"
+    hit, clean = ("baseline", "candidate") if bad["baseline"] else ("candidate", "baseline")
+    state: State = "better" if bad["baseline"] else "worse"
     if not bad["baseline"] and not bad["candidate"]:
         if not all(_signals(record) for records in sides.values() for record in records):
-            return "undetermined", "a run logs neither loss nor gradient norm, so none could be seen"
-        return "tie", f"none on either side up to step {last}"
+            return anything, "a run logs neither loss nor gradient norm, so none could be seen"
+        return ("equivalent",), f"none on either side up to step {last}"
     doubt = _doubt(name, clean, sides[clean], bad[hit], last) or _chance(
         clean, len(sides[clean]), len(bad[hit]), len(sides[hit])
     )
     if doubt:
-        return "undetermined", doubt
-    return clean, f"only the {hit} has it up to step {last}, which all runs have reached"
+        return ("equivalent", state), doubt
+    return (state,), f"only the {hit} has it up to step {last}, which all runs have reached"
 
 
 def _doubt(
