@@ -20,7 +20,7 @@ from holter_server.settings import Settings
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
 COMMANDS = [
     "serve", "demo", "doctor", "runs", "show", "tail", "compare", "pin", "plan", "stop", "checkpoint", "dump",
-    "export", "sync",
+    "export", "sync", "lint",
     "delete", "restore", "purge", "retention show", "retention set", "retention clear", "retention preview",
     "db info", "db check", "db backup", "mute", "unmute",
     "rules list", "rules check", "rules backtest", "rules put", "rules history", "rules restore",

@@ -14,6 +14,7 @@ from holter_server.cli.demo import demo
 from holter_server.cli.doctor import doctor
 from holter_server.cli.export import export
 from holter_server.cli.failure import CommandGroup
+from holter_server.cli.lint import lint
 from holter_server.cli.migrate_db import migrate_db
 from holter_server.cli.mutes import mute, unmute
 from holter_server.cli.orders import checkpoint, dump, stop
@@ -31,8 +32,8 @@ __all__ = ["EXIT_CODES", "app"]
 
 EXIT_CODES = {
     0: "done",
-    1: "not done: the service is not there or said no, a file has errors, a check did not pass",
-    2: 'not typed right, "holter[server]" is not installed, or a database can not be read that was to be checked',
+    1: "not done: the service is not there or said no, a file has errors, a check did not pass; lint: unhealthy",
+    2: 'not typed right, "holter[server]" is not installed, or a database or a log to be checked can not be read',
     130: "interrupted by Ctrl-C before the work was done",
 }
 
@@ -78,6 +79,7 @@ app.command(rich_help_panel=RUNS)(checkpoint)
 app.command(rich_help_panel=RUNS)(dump)
 app.command(rich_help_panel=RUNS)(export)
 app.command(rich_help_panel=RUNS)(sync)
+app.command(rich_help_panel=RUNS)(lint)
 app.command(rich_help_panel=RUNS)(delete)
 app.command(rich_help_panel=RUNS)(restore)
 app.command(rich_help_panel=RUNS)(purge)
