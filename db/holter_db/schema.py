@@ -20,18 +20,21 @@ __all__ = [
     "chunks",
     "command_answers",
     "commands",
+    "config_values",
     "deliveries",
     "events",
     "folds",
     "incident_aliases",
     "incidents",
     "metadata",
+    "metric_summaries",
     "mutes",
     "projects",
     "purged_runs",
     "retention",
     "rule_sets",
     "rule_state",
+    "run_tags",
     "runs",
     "segments",
     "series",
@@ -42,7 +45,7 @@ __all__ = [
 
 # The newest migration; a test compares it with the migrations folder. Known here so that opening an up-to-date
 # database need not load Alembic.
-REVISION = "0009"
+REVISION = "0008"
 
 metadata = sa.MetaData(
     naming_convention={
@@ -60,6 +63,18 @@ def _of_run() -> Column[str]:
 
 def _run_key() -> ForeignKeyConstraint:
     return ForeignKeyConstraint(["run_id"], ["runs.id"])
+
+
+def _of_listed(*columns: str) -> Index:
+    """An index of the runs that lists show, in the order of their pages."""
+    alive = sa.text("deleted_at IS NULL")
+    return Index(None, *columns, "id", sqlite_where=alive, postgresql_where=alive)
+
+
+def _where(present: str, *columns: str) -> Index:
+    """An index of the rows that have the column ``present``."""
+    has = sa.text(f"{present} IS NOT NULL")
+    return Index(None, *columns, sqlite_where=has, postgresql_where=has)
 
 
 projects = Table(
@@ -103,10 +118,36 @@ runs = Table(
     Column("folds", BigInteger, nullable=False),  # how often segments were folded into chunks
     Column("compacted", BigInteger, nullable=False),  # everything up to this position lies in full chunks, as it stays
     Column("revision", BigInteger, nullable=False),  # of what rules may ask of it: config, tags, planned steps
-    Index(None, "project", "created_at"),
-    Index(None, "created_at"),
-    Index(None, "state"),
     Index(None, "deleted_at"),
+    # What a list of runs can be sorted by at once, and what it is filtered by beside "newest first". Only columns that
+    # a frame does not change: PostgreSQL then needs no index entry for it.
+    Index(None, "project", "created_at", "id"),  # of deleted runs as well: their number names the next one
+    *(_of_listed(*columns) for columns in (("created_at",), ("name",), ("started_at",), ("finished_at",))),
+    *(_of_listed(column, "created_at") for column in ("state", "health", "group")),
+)
+
+# The leaves of the configs, for filters and orders; `holter_db.searchable` keeps them in step with runs.config.
+config_values = Table(
+    "config_values",
+    metadata,
+    _of_run(),
+    Column("key", Words, primary_key=True),  # dotted
+    Column("number", Double),
+    Column("text", Words),  # its first 300 characters; also of numbers that were written as text
+    _run_key(),
+    _where("number", "key", "number", "run_id"),
+    _where("text", "key", "text", "run_id"),
+    sqlite_with_rowid=False,  # the rows lie in the order of their key, once: half the size
+)
+
+run_tags = Table(
+    "run_tags",
+    metadata,
+    _of_run(),
+    Column("tag", Words, primary_key=True),  # its first 300 characters
+    _run_key(),
+    Index(None, "tag", "run_id"),
+    sqlite_with_rowid=False,
 )
 
 attempts = Table(
@@ -236,6 +277,23 @@ series = Table(
     Column("positive_infinity", BigInteger, nullable=False),
     Column("negative_infinity", BigInteger, nullable=False),
     _run_key(),
+)
+
+# One row for each metric of a run whose points lie in chunks, so that runs can be ordered by a metric without reading
+# the series of all of them. Of a run that has segments they may be behind: see `holter_db.summaries`.
+metric_summaries = Table(
+    "metric_summaries",
+    metadata,
+    _of_run(),
+    Column("metric", Words, primary_key=True),
+    Column("last", Double, nullable=False),  # of the newest attempt's greatest step, lowest rank first; may be NaN
+    Column("min", Double),  # over finite values; NULL where there is none
+    Column("max", Double),
+    Column("count", BigInteger, nullable=False),
+    Column("non_finite", BigInteger, nullable=False),
+    _run_key(),
+    *(Index(None, "metric", column, "run_id") for column in ("last", "min", "max", "count", "non_finite")),
+    sqlite_with_rowid=False,
 )
 
 events = Table(

@@ -19,8 +19,8 @@ from holter_server.settings import Settings
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
 COMMANDS = [
-    "serve", "demo", "doctor", "runs", "show", "tail", "compare", "pin", "plan",
-    "stop", "checkpoint", "dump", "export", "sync",
+    "serve", "demo", "doctor", "runs", "show", "tail", "compare", "pin", "plan", "stop", "checkpoint", "dump",
+    "export", "sync",
     "delete", "restore", "purge", "retention show", "retention set", "retention clear", "retention preview",
     "db info", "db check", "db backup", "mute", "unmute",
     "rules list", "rules check", "rules backtest", "rules put", "rules history", "rules restore",

@@ -29,6 +29,7 @@ PAGES = (
     "/runs",
     "/runs/{path:path}",
     "/projects/{path:path}",
+    "/compare",
     "/incidents",
     "/webhooks",
 )
