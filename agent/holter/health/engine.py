@@ -92,11 +92,15 @@ class Engine:
         self._learn(batch.metrics)
         changes = [(0, change) for change in self._close_orphans(float(batch.times[0]))]
         found = self._look(batch, self._layout(batch.metrics))
+        ripe = 0  # rows before it have been looked at for what has lasted by then
         for row, _, rule, sign in found:
+            changes += self._ripen(batch, ripe, row)
+            ripe = row
             writer = batch.writer if rule.check.scope == "writer" else ""
             change = self._book.enter(sign, rule, writer, int(batch.steps[row]), float(batch.times[row]))
             if change is not None:
                 changes.append((row, change))
+        changes += self._ripen(batch, ripe, len(batch.steps))
         if not batch.writer.endswith(SYSTEM_SUFFIX):
             self._advance(batch)
         return changes
@@ -154,6 +158,29 @@ class Engine:
         )
 
     # --- looking at records
+
+    def _ripen(self, batch: Batch, start: int, stop: int) -> list[tuple[int, Transition]]:
+        """Open what has lasted for as long as its rule asks by one of the rows from ``start`` to ``stop - 1``.
+
+        A row is looked at after its own signs: what ends in the very row in which it would have lasted, has not.
+        """
+        if not self._book.waiting or start == stop:
+            return []
+        rules = {rule.id: rule for rule in self._active}
+        ripe: list[tuple[int, str, Rule]] = []
+        for key, waiting in self._book.waiting.items():
+            rule = rules[waiting.rule]
+            if waiting.writer in ("", batch.writer):
+                since = (waiting.step, waiting.time)
+                lasted = np.flatnonzero(rule.lasted(batch.steps[start:stop], batch.times[start:stop], since))
+                if len(lasted):
+                    ripe.append((start + int(lasted[0]), key, rule))
+        ripe.sort(key=lambda entry: entry[0])  # of one row: in the order in which they were seen
+        return [(row, self._open_ripe(batch, row, key, rule)) for row, key, rule in ripe]
+
+    def _open_ripe(self, batch: Batch, row: int, key: str, rule: Rule) -> Transition:
+        writer = self._book.waiting[key].writer
+        return self._book.ripen(key, rule, writer, int(batch.steps[row]), float(batch.times[row]))
 
     def _look(self, batch: Batch, layout: Layout) -> list[tuple[int, int, Rule, Sign]]:
         values = np.ascontiguousarray(batch.values.T, dtype=np.float64)
@@ -257,6 +284,8 @@ class Engine:
             for rule_id, states in self._states.items()
             if rule_id in memories and all(isinstance(state, memories[rule_id]) for state in states.values())
         }
+        waiting = {key: kept for key, kept in self._book.waiting.items() if kept.rule in memories}
+        self._book.waiting = waiting
         opened = {incident.rule for incident in self._book.open.values()}
         self._orphans = sorted(opened - set(self._states))
 

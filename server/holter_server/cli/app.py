@@ -16,7 +16,8 @@ from holter_server.cli.export import export
 from holter_server.cli.failure import CommandGroup
 from holter_server.cli.lint import lint
 from holter_server.cli.migrate_db import migrate_db
-from holter_server.cli.orders import checkpoint, stop
+from holter_server.cli.mutes import mute, unmute
+from holter_server.cli.orders import checkpoint, dump, stop
 from holter_server.cli.plan import plan
 from holter_server.cli.retention import retention
 from holter_server.cli.rules import rules
@@ -75,6 +76,7 @@ app.command(rich_help_panel=RUNS)(pin)
 app.command(rich_help_panel=RUNS)(plan)
 app.command(rich_help_panel=RUNS)(stop)
 app.command(rich_help_panel=RUNS)(checkpoint)
+app.command(rich_help_panel=RUNS)(dump)
 app.command(rich_help_panel=RUNS)(export)
 app.command(rich_help_panel=RUNS)(sync)
 app.command(rich_help_panel=RUNS)(lint)
@@ -82,6 +84,8 @@ app.command(rich_help_panel=RUNS)(delete)
 app.command(rich_help_panel=RUNS)(restore)
 app.command(rich_help_panel=RUNS)(purge)
 app.add_typer(rules, name="rules", rich_help_panel=ADMINISTRATION)
+app.command(rich_help_panel=ADMINISTRATION)(mute)
+app.command(rich_help_panel=ADMINISTRATION)(unmute)
 app.add_typer(retention, name="retention", rich_help_panel=ADMINISTRATION)
 app.add_typer(database, name="db", rich_help_panel=ADMINISTRATION)
 app.add_typer(webhooks, name="webhook", rich_help_panel=ADMINISTRATION)
