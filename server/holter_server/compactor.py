@@ -31,6 +31,7 @@ POINTS_RIPE = 1_000_000  # over all metrics: what is folded at once need not be 
 SEGMENTS_WORTH_A_LOOK = 3  # one holds at most half as many points
 SEGMENTS_BETWEEN_LOOKS = 64  # at most
 SCAN_S = 600.0  # between two looks at all runs, for those that other servers have left
+PAUSE_S = 0.005  # between two live runs: a thousand looks in a row kept the frames waiting for most of a second
 BUSY_WAIT_S = 0.05  # frames go first
 BUSY_WAITS = 20
 TRIM_PAGES = 500  # given back in one commit
@@ -85,6 +86,8 @@ class Compactor:
         self.waiting = sum(item.segments for item in waiting)
         for run_id in self._worth_folding(waiting, done):
             self._guarded(run_id, partial(self._compact, run_id, final=False))
+            if self._ended.wait(PAUSE_S):
+                return
         for run_id, position in done.items():
             self._guarded(run_id, partial(self._finish, run_id, position))
         self._trim()
