@@ -18,13 +18,21 @@ QUIET_S = 2.0  # without a page given back: the compactor has done what it will 
 
 
 def compact(database: Database) -> None:
-    """One round of the service's compactor over a database that no service has open."""
+    """One round of the service's compactor over a database that no service has open.
+
+    Raises:
+        SystemExit: it has left something: what is measured then would not be what is meant.
+    """
     writer = WriterThread(database, lambda _: None)
     writer.start()
     try:
         Compactor(database, writer, 1.0).look()
     finally:
         writer.stop()
+    with database.read() as conn:
+        left, ripe = compaction.unfolded(conn), compaction.ripe(conn, time.time())
+    if ripe and left:
+        raise SystemExit(f"The compactor has left {left[:3]}.")
 
 
 def segments_waiting(service: Service) -> float:

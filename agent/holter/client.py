@@ -42,11 +42,20 @@ class Client:
         state: str | None = None,
         health: str | None = None,
         tag: str | None = None,
+        group: str | None = None,
         q: str | None = None,
+        filter: str | None = None,
+        sort: str = "-created_at",
         limit: int | None = None,
     ) -> list[RunView]:
-        """Runs, newest first: all that match, or the first ``limit``."""
-        query = {"project": project, "state": state, "health": health, "tag": tag, "q": q, "limit": limit}
+        """Runs, newest first: all that match, or the first ``limit``.
+
+        Args:
+            filter: such as ``config.lr < 1e-3 and last(loss) = NaN``; see docs/rest.md.
+            sort: a field, ``config.KEY`` or ``last(METRIC)``; a leading "-" sorts from the greatest down.
+        """
+        query: dict[str, str | int | None] = {"project": project, "state": state, "health": health, "tag": tag}
+        query |= {"group": group, "q": q, "filter": filter, "sort": sort, "limit": limit}
         found: list[RunView] = []
         for item in self.pages("/runs", "runs", query):
             found.append(RunView(self, item))

@@ -68,7 +68,7 @@ def catalogue(conn: Connection, run_id: str) -> list[MetricInfo]:
         sa.select(series.c.metric, writers.c.name.label("writer"), writers.c.attempt, writers.c.rank, *columns)
         .join(writers, sa.and_(writers.c.run_id == series.c.run_id, writers.c.writer_id == series.c.writer_id))
         .where(series.c.run_id == run_id)
-        .order_by(writers.c.attempt, writers.c.rank, writers.c.name)
+        .order_by(writers.c.attempt, sa.func.coalesce(writers.c.rank, 0), writers.c.name)
     )
     by_metric: dict[str, list[SeriesInfo]] = {}
     for row in conn.execute(query).mappings():

@@ -31,6 +31,7 @@ __all__ = [
     "find_commands",
     "list_commands",
     "mark_delivered",
+    "note_dry_run",
     "pending",
     "request",
     "settle",
@@ -62,7 +63,7 @@ class CommandRow:
     attempt: int
     name: str
     args: dict[str, Any]
-    state: str  # requested | delivered | acknowledged | done | failed | expired
+    state: str  # requested | delivered | acknowledged | done | failed | expired | dry_run (only written down)
     requested_at: float
     requested_by: str
     delivered_at: float | None
@@ -107,6 +108,16 @@ def request(  # noqa: PLR0917 - the order in which a command is spoken of: who s
             if (row.name, row.args) == (name, args):
                 return row
     row = CommandRow(id or new_id(now), number, name, args, "requested", now, by, None, None, None, None, None)
+    conn.execute(sa.insert(commands), {"run_id": run_id, **_values(row)})
+    return row
+
+
+def note_dry_run(  # noqa: PLR0917 - as `request`
+    conn: Connection, run_id: str, attempt: int, id: str, name: str, args: dict[str, Any], by: str, now: float
+) -> CommandRow:
+    """Write down what a rule in a dry run would have asked for; no rank is told."""
+    result = f"would have asked for: {name}"
+    row = CommandRow(id, attempt, name, args, "dry_run", now, by, None, None, now, None, result)
     conn.execute(sa.insert(commands), {"run_id": run_id, **_values(row)})
     return row
 

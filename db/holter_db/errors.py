@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["Conflict", "DatabaseError", "Gone", "NotFound", "QueryError", "StoreError"]
+__all__ = ["Conflict", "DatabaseError", "FilterError", "Gone", "NotFound", "QueryError", "StoreError"]
 
 
 class StoreError(Exception):
@@ -49,3 +49,12 @@ class DamagedData(DatabaseError):
 
 class QueryError(StoreError):
     """A question or a value that the store can't take: an unknown sort key, a broken cursor, a malformed id."""
+
+
+class FilterError(QueryError):
+    """A filter that can't be understood. ``position`` counts its characters from 1."""
+
+    def __init__(self, what: str, position: int, hint: str = "") -> None:
+        super().__init__(f"The filter can't be understood at character {position}: {what}", hint)
+        self.what = what
+        self.position = position

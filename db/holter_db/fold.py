@@ -23,6 +23,7 @@ from holter_db.codec import pack_ints, unpack_ints
 from holter_db.rule_state import saved_position
 from holter_db.schema import axes, chunks, folds, runs, segments
 from holter_db.segments import decode_blocks
+from holter_db.summaries import summarize
 
 __all__ = [
     "Fold",
@@ -116,6 +117,7 @@ def commit(conn: Connection, fold: Fold) -> bool:
     conn.execute(sa.insert(folds), {**key, **_fold_row(fold.seqs)})
     insert_chunks(conn, key, fold.axes, fold.chunks)
     conn.execute(sa.update(runs).where(runs.c.id == fold.run_id).values(folds=locked.folds + 1))
+    summarize(conn, fold.run_id)
     return True
 
 

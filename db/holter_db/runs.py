@@ -16,14 +16,14 @@ from holter_db.locked import lock_runs, write_runs
 from holter_db.many import bound, members
 from holter_db.names import new_id, run_name
 from holter_db.run_rows import LIVE_STATES, AttemptRow, LiveRun, ProjectRow, RunRow, WriterRow, run_row
-from holter_db.run_search import SORT_KEYS, list_runs, resolve_run
+from holter_db.run_search import list_runs, resolve_run
 from holter_db.schema import attempts, projects, purged_runs, runs, writers
+from holter_db.searchable import keep_config, keep_tags
 from holter_db.upsert import insert_new
 from holter_db.writers import ENDS, end_writer, list_ranks, live_ranks, register_attempt, register_writer
 
 __all__ = [
     "LIVE_STATES",
-    "SORT_KEYS",
     "AttemptRow",
     "LiveRun",
     "ProjectRow",
@@ -71,6 +71,9 @@ def start_run(conn: Connection, start: RunStart, now: float) -> RunRow:
     created = insert_new(conn, runs, values, key=("id",))
     if created and conn.scalar(sa.select(purged_runs.c.run_id).where(purged_runs.c.run_id == run_id)):
         raise absent(conn, run_id)
+    if created:
+        keep_config(conn, run_id, start.config)
+        keep_tags(conn, run_id, start.tags)
     row = conn.execute(sa.select(runs).where(runs.c.id == run_id).with_for_update()).mappings().one()
     if row["deleted_at"] is not None:
         raise absent(conn, run_id)
@@ -141,12 +144,13 @@ def _reopen(conn: Connection, row: sa.RowMapping, start: RunStart, number: int, 
     said = {"name": start.name, "group": start.group, "notes": start.notes, "planned_steps": start.planned_steps}
     values: dict[str, Any] = {key: value for key, value in said.items() if value is not None}
     values |= {key: value for key, value in (("config", start.config), ("environment", start.environment)) if value}
+    tags = tuple(dict.fromkeys((*row["tags"], *start.tags)))
     conn.execute(
         sa.update(runs)
         .where(runs.c.id == row["id"])
         .values(
             **values,
-            tags=tuple(dict.fromkeys((*row["tags"], *start.tags))),
+            tags=tags,
             state="running",
             state_reason=None,
             finished_at=None,
@@ -158,6 +162,10 @@ def _reopen(conn: Connection, row: sa.RowMapping, start: RunStart, number: int, 
             revision=runs.c.revision + 1,
         )
     )
+    if start.config:
+        keep_config(conn, row["id"], start.config)
+    if start.tags:
+        keep_tags(conn, row["id"], tags)
 
 
 def finish_run(conn: Connection, run_id: str, finish: RunFinish, now: float) -> RunRow:
@@ -293,6 +301,10 @@ def update_run(
     _locked(conn, run_id)
     if values:
         conn.execute(sa.update(runs).where(runs.c.id == run_id).values(**values, revision=runs.c.revision + 1))
+    if config is not None:
+        keep_config(conn, run_id, config)
+    if tags is not None:
+        keep_tags(conn, run_id, tags)
     return get_run(conn, run_id)
 
 

@@ -31,6 +31,7 @@ from holter_server.routes import (
     incidents,
     ingest,
     live,
+    mutes,
     operations,
     pages,
     ranks,
@@ -46,7 +47,8 @@ __all__ = ["create_app"]
 
 API = "/api/v1"
 API_ROUTERS = (
-    runs, deletion, retention, ingest, series, ranks, figures, incidents, commands, webhooks, rules, compare, live
+    runs, deletion, retention, ingest, series, ranks, figures, incidents, commands, webhooks, rules, mutes, compare,
+    live,
 )  # fmt: skip
 
 SECURITY_HEADERS = {

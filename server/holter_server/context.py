@@ -11,17 +11,20 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from holter.health import RuleSet
-from holter_db import tokens
+from holter_db import tokens, webhooks
 from holter_db.database import Connection, Database
 from holter_db.runs import resolve_run
 from holter_server.announcing import Announcer
 from holter_server.auth import Access
 from holter_server.body import Room
+from holter_server.caretaker import Caretaker
 from holter_server.compactor import Compactor
 from holter_server.engines import Engines
 from holter_server.ingest import Pipeline
 from holter_server.live import Hub
+from holter_server.notify.addresses import shown
 from holter_server.notify.deliver import Deliverer
+from holter_server.notify.incident_picture import IncidentPicture
 from holter_server.peer_feed import PeerFeed
 from holter_server.settings import Settings
 from holter_server.upkeep import Upkeep
@@ -47,7 +50,9 @@ class Context:
         self.room = Room(settings.queue_mb * 1_000_000)
         self.hub = Hub()
         self.engines = Engines()
-        self.pipeline = Pipeline(self.engines, self.page_url, lambda: self.hub.connections > 0)
+        self.pipeline = Pipeline(
+            self.engines, self.page_url, lambda: self.hub.connections > 0, dry_run=settings.dry_run
+        )
         shared = database.dialect == "postgresql"  # SQLite has one server
         announcer = Announcer()
         self.writer = WriterThread(
@@ -58,7 +63,8 @@ class Context:
             limit=settings.queue_limit,
             limit_bytes=settings.queue_mb * 1_000_000,
         )
-        self.deliverer = Deliverer(self.writer, settings)
+        self.deliverer = Deliverer(self.writer, settings, IncidentPicture(database))
+        self.caretaker = Caretaker(database, self.writer, self.pipeline.follow)
         self.peers = PeerFeed(database, self.hub, announcer.server, self.deliverer.wake) if shared else None
         self.watchdog = Watchdog(database, self.writer, self.pipeline, settings.watchdog_interval_s)
         self.compactor = Compactor(database, self.writer, settings.compact_interval_s)
@@ -68,7 +74,9 @@ class Context:
     def start(self) -> None:
         RuleSet.default()  # a broken package has to fail here, not at the first frame
         self.writer.start()
+        self.writer.call(_show_addresses)
         self.deliverer.start()
+        self.caretaker.start()
         self.watchdog.start()
         self.compactor.start()
         self.upkeep.start()
@@ -81,6 +89,7 @@ class Context:
             self.peers.stop()
         self.upkeep.stop()
         self.compactor.stop()
+        self.caretaker.stop()
         self.watchdog.stop()
         self.deliverer.stop()
         try:
@@ -110,6 +119,12 @@ class Context:
         if any(transaction.messages for transaction in transactions):
             self.deliverer.wake()
         self.hub.publish([notice for transaction in transactions for notice in transaction.notices])
+
+
+def _show_addresses(tx: Transaction) -> None:
+    """Say what may be shown of addresses that came from an older version."""
+    hooks = [hook for hook in webhooks.list_webhooks(tx.conn) if not hook.shown]
+    webhooks.show_addresses(tx.conn, {hook.id: shown(hook.url) for hook in hooks})
 
 
 def _context(connection: HTTPConnection) -> Context:

@@ -49,13 +49,19 @@ class Pipeline:
     engines: the health engines of the runs.
     page_url: the address of a run's page, for webhooks.
     heeded: whether anybody listens to what a transaction tells of its run.
+    dry_run: what rules ask of trainings is written down and not sent.
     """
 
     def __init__(
-        self, engines: Engines, page_url: Callable[[str], str], heeded: Callable[[], bool] = lambda: True
+        self,
+        engines: Engines,
+        page_url: Callable[[str], str],
+        heeded: Callable[[], bool] = lambda: True,
+        *,
+        dry_run: bool = False,
     ) -> None:
         self._engines = engines
-        self._follow = Consequences(page_url)
+        self.follow = Consequences(page_url, dry_run=dry_run)
         self._heeded = heeded
 
     # --- runs ---------------------------------------------------------------------------------------------------
@@ -73,7 +79,7 @@ class Pipeline:
         """What earlier attempts have left behind is over."""
         for row in commands.expire(tx.conn, run_id, attempt):
             tell_command(tx, run_id, row)
-        self._follow.record(tx, run_id, given_up.over(tx.conn, run_id, tx.now, before=attempt))
+        self.follow.record(tx, run_id, given_up.over(tx.conn, run_id, tx.now, before=attempt))
 
     def change_run(self, tx: Transaction, run_id: str, fields: dict[str, Any]) -> RunRow:
         """Change what people may change; ``fields`` are arguments of `holter_db.runs.update_run`."""
@@ -92,15 +98,15 @@ class Pipeline:
         for row in commands.settle(tx.conn, run_id, run.attempt, tx.now):
             tell_command(tx, run_id, row)
         if run.state != before.state:
-            self._follow.announce_state(tx, run)
+            self.follow.announce_state(tx, run)
         if run.state not in LIVE_STATES:
-            self._follow.record(tx, run_id, given_up.over(tx.conn, run_id, tx.now))
+            self.follow.record(tx, run_id, given_up.over(tx.conn, run_id, tx.now))
         self._tell_runs(tx, [run_id])
         return runs.get_run(tx.conn, run_id)
 
     def request_command(self, tx: Transaction, run_id: str, name: str, args: dict[str, Any], by: str) -> CommandRow:
         """Ask something of the run's newest attempt; see `holter_db.commands.request`."""
-        return self._follow.request_command(tx, run_id, name, args, by)
+        return self.follow.request_command(tx, run_id, name, args, by)
 
     # --- the clock ----------------------------------------------------------------------------------------------
 
@@ -125,7 +131,7 @@ class Pipeline:
             transitions = desk.tick(vitals(tx.conn, run, tx.now))
             if settle:
                 desk.settle()
-        return bool(self._follow.record(tx, run.id, transitions))
+        return bool(self.follow.record(tx, run.id, transitions))
 
     def settle(self, tx: Transaction, run_id: str, points: float = math.inf) -> bool:
         """Save the memory of a run's engine; False if ``points`` were not enough to reach the run's newest segment."""
@@ -203,11 +209,11 @@ class Pipeline:
         if back:  # said at once, not only at the watchdog's next look
             transitions += desk.tick(vitals(tx.conn, runs.get_run(tx.conn, run.id), tx.now))
         if transitions:
-            one.fired = self._follow.record(tx, run.id, transitions, appended.attempt)
+            one.fired = self.follow.record(tx, run.id, transitions, appended.attempt)
             run.state = runs.get_run(tx.conn, run.id).state
         if appended.dropped is not None:
             told = given_up.noted(runs.get_run(tx.conn, run.id), frame.writer, appended, tx.now)
-            self._follow.record(tx, run.id, told)
+            self.follow.record(tx, run.id, told)
         if self._heeded():
             _tell_points(tx, run.id, appended)
         if appended.events:
@@ -231,7 +237,7 @@ class Pipeline:
         _tell_captures(tx, run_id, appended)
         for event in appended.events:
             if event.kind == "alert":
-                self._follow.forward_alert(tx, runs.get_run(tx.conn, run_id), event)
+                self.follow.forward_alert(tx, runs.get_run(tx.conn, run_id), event)
 
     # --- receipts -----------------------------------------------------------------------------------------------
 

@@ -54,9 +54,14 @@ class Settings(BaseSettings):
         "the database; one more is answered 429 with `Retry-After`.",
     )
     webhook_timeout_s: float = Field(10.0, gt=0, description="Seconds a webhook's receiver has to answer.")
-    webhook_attempts: int = Field(10, ge=1, description="Attempts before a delivery is given up.")
+    webhook_give_up_s: float = Field(
+        86_400.0, ge=0, description="Seconds from a delivery's first attempt to its last one; then it is given up."
+    )
     webhook_backoff_s: float = Field(
-        5.0, gt=0, description="Seconds before the second attempt; each further wait is three times as long."
+        5.0, gt=0, description="Seconds before the second attempt; each further wait is thrice as long, up to an hour."
+    )
+    dry_run: bool = Field(
+        False, description="1: what rules ask of a training is written down and not sent. `stop` by hand still works."
     )
     watchdog_interval_s: float = Field(
         1.0, gt=0, description="Seconds between two looks at the signs of life of all live runs."

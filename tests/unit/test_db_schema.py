@@ -14,7 +14,7 @@ from holter_db.schema import metadata
 
 # Small, and read beside the rows of any run: a distributed database has a copy of them on every node. A table that
 # grows with the runs does not belong here.
-REFERENCE = {"projects", "retention", "rule_sets", "tokens", "webhooks"}
+REFERENCE = {"mutes", "projects", "retention", "rule_sets", "tokens", "webhooks"}
 
 
 def run_of(table: Table) -> str:

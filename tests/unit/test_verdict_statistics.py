@@ -74,7 +74,15 @@ def said(gain: float, repeats: int, *, seeds: int, examples: bool = True, noise:
     return {name: count / repeats for name, count in counts.items()}
 
 
-@pytest.mark.parametrize(("seeds", "examples"), [(3, True), (5, True), (3, False), (1, True)])
+@pytest.mark.parametrize(
+    ("seeds", "examples"),
+    [
+        (3, True),
+        (3, False),
+        pytest.param(5, True, marks=pytest.mark.slow),
+        pytest.param(1, True, marks=pytest.mark.slow),
+    ],
+)
 def test_no_difference_is_rarely_called_one(seeds: int, examples: bool) -> None:
     """500 pairs of groups with the same truth, by examples and seeds, by seeds alone, and from a single run."""
     found = said(0.0, PAIRS, seeds=seeds, examples=examples)
@@ -83,13 +91,17 @@ def test_no_difference_is_rarely_called_one(seeds: int, examples: bool) -> None:
         assert set(found) == {"undetermined"}
 
 
+@pytest.mark.slow
 def test_noise_far_above_the_margin_is_not_called_a_difference_either() -> None:
-    """The worst case: the margin is nothing beside the noise, so the interval alone has to hold."""
+    """The worst case: the margin is nothing beside the noise, so the interval alone has to hold its 5 %.
+
+    2 % above are allowed for the luck of 500 draws.
+    """
     found = said(0.0, PAIRS, seeds=4, examples=False, noise=0.06)
-    assert found.get("better", 0) + found.get("worse", 0) <= 0.05
+    assert found.get("better", 0) + found.get("worse", 0) <= 0.07
 
 
-@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("sign", [1, pytest.param(-1, marks=pytest.mark.slow)])
 def test_twice_the_margin_is_found(sign: int) -> None:
     """In at least 80 % of pairs, and hardly ever with the wrong sign."""
     found = said(sign * 2 * MARGIN, PAIRS, seeds=5)
@@ -160,6 +172,7 @@ def test_the_paired_block_bootstrap_of_the_roughness_covers() -> None:
     assert 0.93 <= coverage(interval, 1.1, 400) <= 0.97
 
 
+@pytest.mark.slow
 def test_equal_roughness_is_rarely_called_smoother_or_rougher() -> None:
     """200 pairs that are equally rough: outside of 0.95 to 1.05 in at most 5 %."""
     rng = np.random.default_rng(11)
@@ -183,6 +196,7 @@ def test_planted_roughness_is_found_in_its_own_unit_only() -> None:
     assert roughness(rng.normal(size=100_000)) == pytest.approx(1.0, abs=0.02)
 
 
+@pytest.mark.slow
 def test_the_slowdown_covers_and_finds() -> None:
     """Skewed step times with stalls; 25 % more time is 20 % fewer steps per second."""
 
@@ -191,7 +205,7 @@ def test_the_slowdown_covers_and_finds() -> None:
         old[rng.integers(0, 600, 6)] = 5.0
         return slowdown([old], [1.25 * new], int(rng.integers(1e9)))[1]
 
-    assert 0.93 <= coverage(interval, 0.2, 400) <= 0.975
+    assert 0.93 <= coverage(interval, 0.2, 400) <= 0.97
 
 
 def test_blocks_keep_neighbours_together() -> None:
@@ -253,9 +267,11 @@ def test_the_hull_holds_both() -> None:
 
 
 def test_percentiles_of_a_known_distribution() -> None:
-    """2.5 % on each side."""
-    found = percentiles(np.linspace(0, 1, 100_001))
-    assert (found.low, found.high) == pytest.approx((0.025, 0.975))
+    """2.5 % on each side of very many units; further out where there are few."""
+    drawn = np.linspace(0, 1, 100_001)
+    found = percentiles(drawn, 10**6)
+    assert (found.low, found.high) == pytest.approx((0.025, 0.975), abs=1e-4)
+    assert percentiles(drawn, 5).low < 0.005
 
 
 def test_spikes_are_found_where_they_are() -> None:
@@ -279,8 +295,9 @@ def test_the_slope_is_theils_and_sens() -> None:
         assert found is not None
         return found
 
-    falling = of(3 - 0.001 * steps + rng.standard_t(2, 2000))
-    assert falling[1] <= -0.001 <= falling[2] < 0
+    held = [of(3 - 0.001 * steps + rng.standard_t(2, 2000)) for _ in range(60)]
+    assert all(high < 0 for _, _, high in held)
+    assert np.mean([low <= -0.001 <= high for _, low, high in held]) >= 0.85
     flat = of(rng.standard_t(2, 2000))
     assert flat[1] <= 0 <= flat[2]
 

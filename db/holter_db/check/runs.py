@@ -113,7 +113,8 @@ def look_at_first_steps(conn: Connection, stored: Stored) -> Iterator[Finding]:
 def look_at_incidents(conn: Connection, stored: Stored) -> Iterator[Finding]:
     """Each has the id that the API calls it by, and the run's health is that of those that are open."""
     found: dict[str, int] = dict.fromkeys(SEVERITIES, 0)
-    query = sa.select(incidents.c.incident, incidents.c.id, incidents.c.state, incidents.c.severity)
+    counts = sa.and_(incidents.c.muted.is_(None), incidents.c.settled_at.is_(None)).label("counts")
+    query = sa.select(incidents.c.incident, incidents.c.id, incidents.c.state, incidents.c.severity, counts)
     for row in conn.execute(query.where(_of(incidents, stored))):
         wanted = incident_id(stored.id, row.incident)
         if row.id != wanted:
@@ -121,7 +122,7 @@ def look_at_incidents(conn: Connection, stored: Stored) -> Iterator[Finding]:
             this = sa.and_(_of(incidents, stored), incidents.c.incident == row.incident)
             renamed = statement(sa.update(incidents).where(this).values(id=wanted))
             yield Finding("incidents", what, "--repair corrects it.", stored.id, renamed)
-        if row.state in OPEN_STATES and row.severity in found:
+        if row.counts and row.state in OPEN_STATES and row.severity in found:
             found[row.severity] += 1
     health = next((severity for severity in ("critical", "warning") if found[severity]), "healthy")
     said: dict[str, int] = {severity: stored.run[f"open_{severity}"] for severity in SEVERITIES}

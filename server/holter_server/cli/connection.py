@@ -52,8 +52,8 @@ class Connection:
     def patch(self, path: str, body: Any) -> dict[str, Any]:
         return self._json(self._request("PATCH", path, body=body))
 
-    def put(self, path: str, body: Any) -> dict[str, Any]:
-        return self._json(self._request("PUT", path, body=body))
+    def put(self, path: str, body: Any, **query: Any) -> dict[str, Any]:
+        return self._json(self._request("PUT", path, query=query, body=body))
 
     def delete(self, path: str) -> dict[str, Any]:
         return self._json(self._request("DELETE", path))

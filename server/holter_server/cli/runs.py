@@ -37,10 +37,17 @@ def runs(
     health: Annotated[str | None, typer.Option(help="Only runs that are healthy, warning or critical.")] = None,
     tag: Annotated[str | None, typer.Option(help="Only runs with this tag.")] = None,
     search: Annotated[str | None, typer.Option("--search", "-q", help="Part of a name or of an id.")] = None,
+    filter: Annotated[
+        str | None,
+        typer.Option("--filter", "-f", help="Such as 'config.lr < 1e-3 and last(loss) = NaN' or 'created > -7d'."),
+    ] = None,
+    sort: Annotated[
+        str, typer.Option(help="A field, config.KEY or last(METRIC); a leading - sorts from the greatest down.")
+    ] = "-created_at",
     deleted: Annotated[
         bool, typer.Option("--deleted", help="The deleted runs instead, and when their points go for good.")
     ] = False,
-    limit: Annotated[int, typer.Option(min=1, max=500, help="At most so many, the newest first.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="At most so many.")] = 20,
     url: Url = DEFAULT_URL,
     token: Token = None,
     as_json: AsJson = False,
@@ -54,6 +61,8 @@ def runs(
         health=health,
         tag=tag,
         q=search,
+        filter=filter,
+        sort=sort,
         limit=limit,
         deleted=deleted or None,
     )
@@ -61,7 +70,7 @@ def runs(
         print_json(page)
         return
     if not page["runs"]:
-        stderr().print(_nothing_found(any((project, state, health, tag, search)), deleted))
+        stderr().print(_nothing_found(any((project, state, health, tag, search, filter)), deleted))
         return
     if deleted:
         _show_deleted(page["runs"])

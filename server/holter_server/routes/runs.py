@@ -49,8 +49,14 @@ def list_(
     state: str | None = None,
     health: str | None = None,
     tag: str | None = None,
+    group: str | None = None,
     q: Annotated[str | None, Query(description="text in the id, name, group, notes or a tag")] = None,
-    sort: Annotated[str, Query(description="a field; a leading - sorts from the greatest down")] = "-created_at",
+    filter: Annotated[
+        str | None, Query(description="such as `config.lr < 1e-3 and last(loss) = NaN`; docs/rest.md has all of it")
+    ] = None,
+    sort: Annotated[
+        str, Query(description="a field, config.KEY or last(METRIC); a leading - sorts from the greatest down")
+    ] = "-created_at",
     limit: int = 100,
     cursor: str | None = None,
     deleted: Annotated[bool, Query(description="the deleted runs instead, with the time of their end")] = False,
@@ -63,7 +69,9 @@ def list_(
             state=state,
             health=health,
             tag=tag,
+            group=group,
             q=q,
+            filter=filter,
             sort=sort,
             limit=limit,
             cursor=cursor,

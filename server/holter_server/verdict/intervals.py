@@ -25,6 +25,7 @@ __all__ = [
     "RESAMPLES",
     "Interval",
     "block_indices",
+    "blocks_in",
     "cluster_bootstrap",
     "examples_needed",
     "hull",
@@ -71,12 +72,13 @@ def paired_t(differences: FloatArray, level: float = LEVEL) -> Interval:
 
 def welch_t(baseline: FloatArray, candidate: FloatArray, level: float = LEVEL) -> Interval:
     """Of mean(candidate) − mean(baseline), shapes (n,) and (m,), both ≥ 2; the variances may differ."""
-    found = stats.ttest_ind(candidate, baseline, equal_var=False)
-    if not math.isfinite(float(found.df)):  # neither side varies
-        centre = float(np.mean(candidate) - np.mean(baseline))
+    centre = float(np.mean(candidate) - np.mean(baseline))
+    a, b = (float(np.var(each, ddof=1)) / len(each) for each in (baseline, candidate))
+    if a + b == 0:  # neither side varies
         return Interval(centre, centre)
-    low, high = found.confidence_interval(level)
-    return Interval(float(low), float(high))
+    freedom = (a + b) ** 2 / (a**2 / (len(baseline) - 1) + b**2 / (len(candidate) - 1))
+    half = float(stats.t.ppf((1 + level) / 2, freedom)) * math.sqrt(a + b)
+    return Interval(centre - half, centre + half)
 
 
 def cluster_bootstrap(
@@ -93,15 +95,18 @@ def cluster_bootstrap(
         return Interval(-math.inf, math.inf)
     at = np.random.default_rng(seed).integers(0, n, size=(resamples, n))  # multinomial() takes five times as long
     drawn = difference[at].sum(axis=1) / weight[at].sum(axis=1)
-    return _expanded(drawn, float(difference.sum() / weight.sum()), n, level)
+    return percentiles(drawn, n, level)
 
 
-def _expanded(drawn: FloatArray, estimate: float, n: int, level: float) -> Interval:
-    """The percentile interval of ``drawn``, moved out to the tails that t with n − 1 degrees of freedom has."""
+def _tail(n: int, level: float) -> float:
+    """The probability beyond the quantile of ``n`` draws that stands for t's: less than (1 − level)/2."""
     reach = math.sqrt(n / (n - 1)) * float(stats.t.ppf((1 + level) / 2, n - 1))
-    tail = float(stats.norm.cdf(-reach))
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Interval(min(float(low), estimate), max(float(high), estimate))
+    return float(stats.norm.cdf(-reach))
+
+
+def blocks_in(n: int, block: int) -> int:
+    """How many blocks a series of n steps is put together from."""
+    return math.ceil(n / max(1, min(block, n)))
 
 
 def block_indices(n: int, block: int, seed: int, resamples: int = RESAMPLES) -> IntArray:
@@ -111,13 +116,18 @@ def block_indices(n: int, block: int, seed: int, resamples: int = RESAMPLES) -> 
     """
     block = max(1, min(block, n))
     rng = np.random.default_rng(seed)
-    starts = rng.integers(0, n - block + 1, size=(resamples, math.ceil(n / block)))
+    starts = rng.integers(0, n - block + 1, size=(resamples, blocks_in(n, block)))
     return np.asarray((starts[:, :, None] + np.arange(block)).reshape(resamples, -1)[:, :n])
 
 
-def percentiles(drawn: FloatArray, level: float = LEVEL) -> Interval:
-    """The percentile interval of a statistic that was drawn anew, shape (resamples,)."""
-    tail = (1 - level) / 2
+def percentiles(drawn: FloatArray, n: int, level: float = LEVEL) -> Interval:
+    """The percentile interval of a statistic that was drawn anew, expanded for the number of units drawn.
+
+    Args:
+        drawn: (resamples,).
+        n: how many examples or blocks each of them consists of, at least 2: with few, the interval is too narrow.
+    """
+    tail = _tail(max(n, 2), level)
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return Interval(float(low), float(high))
 

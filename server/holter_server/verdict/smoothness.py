@@ -15,7 +15,7 @@ from scipy.ndimage import median_filter
 from holter.wire import FloatArray
 from holter_server.verdict.criteria import Smoothness
 from holter_server.verdict.data import ALL_STATES, Curve, Record, Row, Sides, State, matches
-from holter_server.verdict.intervals import Interval, block_indices, hull, paired_t, percentiles
+from holter_server.verdict.intervals import Interval, block_indices, blocks_in, hull, paired_t, percentiles
 from holter_server.verdict.windows import stage_changes
 
 __all__ = ["BLOCK", "MEDIAN_WINDOW", "residuals", "roughness", "roughness_ratio", "smoothness_rows"]
@@ -55,7 +55,8 @@ def roughness_ratio(
     for index, (old, new) in enumerate(pairs):
         at = block_indices(len(old), BLOCK, seed + index, resamples)
         drawn += np.log(roughness(new[at]) / roughness(old[at])) / len(pairs)
-    whole = hull(percentiles(drawn), paired_t(logs) if len(pairs) >= 3 else None)
+    blocks = sum(blocks_in(len(old), BLOCK) for old, _ in pairs)
+    whole = hull(percentiles(drawn, blocks), paired_t(logs) if len(pairs) >= 3 else None)
     assert whole is not None
     return float(np.exp(logs.mean())), Interval(float(np.exp(whole.low)), float(np.exp(whole.high)))
 

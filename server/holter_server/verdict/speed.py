@@ -11,7 +11,7 @@ from holter.health.roles import Role, role_of
 from holter.wire import FloatArray
 from holter_server.verdict.criteria import Memory, Speed
 from holter_server.verdict.data import ALL_STATES, Curve, Record, Row, Sides, State, flat
-from holter_server.verdict.intervals import Interval, block_indices, hull, paired_t, percentiles, welch_t
+from holter_server.verdict.intervals import Interval, block_indices, blocks_in, hull, paired_t, percentiles, welch_t
 
 __all__ = ["CPU_TIME", "STEP_TIME", "memory_rows", "slowdown", "speed_row"]
 
@@ -41,11 +41,12 @@ def slowdown(old: Sequence[FloatArray], new: Sequence[FloatArray], seed: int) ->
             at = block_indices(len(times), BLOCK, seed + number, RESAMPLES)
             drawn += sign * np.log(np.median(times[at], axis=-1)) / len(side)
             number += 1
+    blocks = min(sum(blocks_in(len(each), BLOCK) for each in side) for side in (old, new))
     over_runs = None
     if min(map(len, sides)) >= 3:
         a, b = np.array(sides[0]), np.array(sides[1])
         over_runs = paired_t(b - a) if len(a) == len(b) else welch_t(a, b)
-    whole = hull(percentiles(drawn), over_runs)
+    whole = hull(percentiles(drawn, blocks), over_runs)
     assert whole is not None
     estimate = float(np.mean(sides[1]) - np.mean(sides[0]))
     return 1 - float(np.exp(-estimate)), Interval(1 - float(np.exp(-whole.low)), 1 - float(np.exp(-whole.high)))

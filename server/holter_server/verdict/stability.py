@@ -23,7 +23,7 @@ from holter.health.roles import Role, role_of
 from holter.wire import FloatArray, IntArray
 from holter_server.verdict.criteria import Stability
 from holter_server.verdict.data import ALL_STATES, Curve, Record, Row, Sides, State, matches
-from holter_server.verdict.intervals import Interval, block_indices, percentiles
+from holter_server.verdict.intervals import Interval, block_indices, blocks_in, percentiles
 from holter_server.verdict.windows import sustained, window_medians
 
 __all__ = ["EXPLODED", "spikes", "stability_rows", "terminal"]
@@ -204,7 +204,8 @@ def _grad_norms(limit: float, sides: Sides, last: int) -> _Level:
         [*((each, -1.0, len(old)) for each in old), *((each, 1.0, len(new)) for each in new)]
     ):
         drawn += sign * flags[block_indices(len(flags), BLOCK, sides.seed + number, RESAMPLES)].mean(axis=-1) / size
-    interval = percentiles(drawn, 1 - ALPHA)
+    blocks = min(sum(blocks_in(len(flags), BLOCK) for flags in side) for side in (old, new))
+    interval = percentiles(drawn, blocks, 1 - ALPHA)
     difference = shares[1] - shares[0]
     text = f"baseline {shares[0]:.2%}, candidate {shares[1]:.2%}; difference {difference:+.2%}, 99 % block bootstrap "
     text += f"[{interval.low:+.2%}, {interval.high:+.2%}]; it takes {SHARE_MARGIN:.0%} and an interval without 0"
