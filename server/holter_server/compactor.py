@@ -35,7 +35,8 @@ PAUSE_S = 0.005  # between two live runs: a thousand looks in a row kept the fra
 BUSY_WAIT_S = 0.05  # frames go first
 BUSY_WAITS = 20
 TRIM_PAGES = 500  # given back in one commit
-TRIM_FREE = 2_000  # pages that may stay free: new segments take them
+TRIM_FREE = 2_000  # pages that may stay free while there are segments: new ones take them
+TRIM_FREE_IDLE = 100
 
 
 class Compactor:
@@ -168,7 +169,7 @@ class Compactor:
         while not self._ended.is_set():
             with self._database.read() as conn:
                 free, pages = compaction.free_pages(conn)
-            if free <= max(TRIM_FREE, pages // 20):
+            if free <= (max(TRIM_FREE, pages // 20) if self.waiting else TRIM_FREE_IDLE):
                 return
             self._commit("", lambda tx: compaction.trim(tx.conn, TRIM_PAGES))
 

@@ -262,7 +262,7 @@ def test_space_is_given_back(dialect, tmp_path, client_of, wait):
                     "SELECT count(*) FROM segments"
                 ).fetchone()[0]
 
-        wait(lambda: free()[0] <= 2_000 and free()[1] == 0, "the free pages to go")
+        wait(lambda: free()[0] <= 100 and free()[1] == 0, "the free pages to go")
 
 
 def test_a_damaged_run_does_not_hold_the_others_up(service, database_url, wait, caplog):

@@ -199,10 +199,13 @@ def test_seconds_between_records_are_watched_where_nothing_measures_the_pace() -
     assert "38 % slower" in found.message
 
 
-def test_a_step_that_takes_twice_as_long_is_a_warning() -> None:
-    time = np.where(np.arange(400) < 200, 1.0, 2.2) * np.random.default_rng(7).lognormal(0, 0.05, 400)
+@pytest.mark.parametrize(("times", "severity"), [(3.0, "info"), (12.0, "warning")])
+def test_a_machine_that_others_use_too_is_a_remark_and_a_tenth_of_the_pace_a_warning(
+    times: float, severity: str
+) -> None:
+    time = np.where(np.arange(400) < 200, 1.0, times) * np.random.default_rng(7).lognormal(0, 0.05, 400)
     (found,) = [change for change in told(loss=falling(400), step_time=time) if change.action == "open"]
-    assert (found.kind, found.severity) == ("throughput", "warning")
+    assert (found.kind, found.severity) == ("throughput", severity)
 
 
 def test_a_scaler_that_finds_its_level_is_fine_and_one_at_its_end_is_critical() -> None:

@@ -176,11 +176,11 @@ class Engine:
                 if len(lasted):
                     ripe.append((start + int(lasted[0]), key, rule))
         ripe.sort(key=lambda entry: entry[0])  # of one row: in the order in which they were seen
-        writers = {key: self._book.waiting[key].writer for _, key, _ in ripe}
-        return [
-            (row, self._book.ripen(key, rule, writers[key], int(batch.steps[row]), float(batch.times[row])))
-            for row, key, rule in ripe
-        ]
+        return [(row, self._open_ripe(batch, row, key, rule)) for row, key, rule in ripe]
+
+    def _open_ripe(self, batch: Batch, row: int, key: str, rule: Rule) -> Transition:
+        writer = self._book.waiting[key].writer
+        return self._book.ripen(key, rule, writer, int(batch.steps[row]), float(batch.times[row]))
 
     def _look(self, batch: Batch, layout: Layout) -> list[tuple[int, int, Rule, Sign]]:
         values = np.ascontiguousarray(batch.values.T, dtype=np.float64)

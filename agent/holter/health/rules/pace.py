@@ -50,17 +50,17 @@ class Slowdown(Check, frozen=True, kw_only=True):
     """Compares the median of each `block` values of a step time or a throughput with the run's own beginning.
 
     The baseline is the first four blocks after `skip` values. Fires when the speed is below 1/`ratio` of it, and by 4
-    standard errors, in `blocks` blocks in a row; resolves after as many within half of that. Of several such metrics,
-    the first one logged is watched; where there is none, the time from one record to the next, divided by the steps
-    between. A change of the curriculum's stage starts anew: longer sequences take longer. Evaluations and checkpoints
-    don't count as long as they fall into less than half of the values.
+    standard errors, in `blocks` blocks in a row (a warning below 1/`severe_ratio`); resolves after as many within half
+    of that. Of several such metrics, the first one logged is watched; where there is none, the time from one record to
+    the next, divided by the steps between. A change of the curriculum's stage starts anew: longer sequences take
+    longer. Evaluations and checkpoints don't count as long as they fall into less than half of the values.
     """
 
     kind: ClassVar[Kind] = "throughput"
     memory: ClassVar[type[State]] = PaceState
 
     ratio: Annotated[float, Meta(gt=1)] = 1.25
-    severe_ratio: Annotated[float, Meta(gt=1)] = 2.0
+    severe_ratio: Annotated[float, Meta(gt=1)] = 10.0
     block: Annotated[int, Meta(ge=4)] = 16
     blocks: Count = 3
     skip: Annotated[int, Meta(ge=0)] = 10
