@@ -8,6 +8,7 @@ cut into blocks.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import msgspec
 import numpy as np
@@ -168,7 +169,7 @@ def medians(rows: FloatArray) -> FloatArray:
 
 def noise(window: list[float]) -> float:
     """Median step from one point to the next, over √2: times `MAD_TO_DEVIATION` a deviation, whatever the trend."""
-    steps = [abs(after - before) for before, after in zip(window, window[1:], strict=False)]
+    steps = [abs(after - before) for before, after in pairwise(window)]
     return median(steps) / math.sqrt(2) if steps else 0.0
 
 
