@@ -83,10 +83,31 @@ class Client:
         """Incidents of all runs."""
         return list(self.pages("/incidents", "incidents", {"state": state, "severity": severity}))
 
-    def compare(self, baseline: Patterns, candidate: Patterns, metrics: Patterns = "*") -> dict[str, Any]:
-        """Runs against runs, by id: gate, rows, verdict, reason, path. Several runs of one side are seeds of it."""
+    def compare(
+        self,
+        baseline: Patterns,
+        candidate: Patterns,
+        metrics: Patterns = "*",
+        *,
+        criteria: str = "default",
+        seed: int = 0,
+        figures: bool = False,
+    ) -> dict[str, Any]:
+        """A verdict on runs against runs: gate, rows with intervals, verdict, both readings of the tree, knobs.
+
+        Args:
+            baseline, candidate: ids, ``project/name``, or filters such as ``group=new,project=denovo``; several runs
+                of one side are seeds of it. The baseline may be ``pinned``.
+            metrics: globs of the values that get a row.
+            criteria: ``default``, ``denovo``, or YAML.
+            seed: of the bootstraps.
+            figures: with figures, as plotly JSON.
+        """
         sides = {"baseline": baseline, "candidate": candidate, "metrics": metrics}
-        body = {name: [given] if isinstance(given, str) else list(given) for name, given in sides.items()}
+        body: dict[str, Any] = {
+            name: [given] if isinstance(given, str) else list(given) for name, given in sides.items()
+        }
+        body |= {"criteria": criteria, "seed": seed, "figures": figures}
         return dict(self.request("POST", "/compare", body=body)["comparison"])
 
     # --- requests ---------------------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["Conflict", "DatabaseError", "FilterError", "NotFound", "QueryError", "StoreError"]
+from typing import Literal
+
+__all__ = ["Conflict", "DatabaseError", "FilterError", "Gone", "NotFound", "QueryError", "StoreError"]
 
 
 class StoreError(Exception):
@@ -21,6 +23,16 @@ class NotFound(StoreError):
         super().__init__(f"There is no {kind} {id!r}", hint)
         self.kind = kind
         self.id = id
+
+
+class Gone(NotFound):
+    """There was a run with this id: it is hidden (deleted), or nothing is left of it (purged)."""
+
+    def __init__(self, id: str, how: Literal["deleted", "purged"], hint: str) -> None:
+        super().__init__("run", id, hint)
+        self.message = f"Run {id!r} was {how}"
+        self.args = (self.message,)
+        self.how = how
 
 
 class Conflict(StoreError):

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from holter_db.cursors import page_size
-from holter_db.errors import Conflict, NotFound
+from holter_db.deletion import absent
+from holter_db.errors import Conflict, Gone, NotFound
 from holter_db.run_cursors import Cursor, read_cursor, write_cursor
 from holter_db.run_rows import RunRow, run_row
 from holter_db.schema import runs
@@ -42,6 +43,7 @@ def list_runs(
     sort: str = "-created_at",
     limit: int = 100,
     cursor: str | None = None,
+    deleted: bool = False,
     now: float | None = None,
 ) -> tuple[list[RunRow], str | None]:
     """One page of runs and the cursor of the next one, or None.
@@ -54,6 +56,7 @@ def list_runs(
         filter: an expression of `holter_db.search.parser`, such as ``config.lr < 1e-3 and last(loss) = NaN``.
         sort: a field, a config key or a metric's value; a leading "-" means from the greatest down. NaN comes after
             every number and then what lacks the value, in both directions.
+        deleted: those that were deleted, instead of those that were not.
         now: seconds, UTC: what relative dates in ``filter`` count from; of a further page the first page's counts.
 
     Raises:
@@ -67,7 +70,7 @@ def list_runs(
     wanted = simple(project=project, state=state, health=health, group=group, tag=tag)
     if filter is not None:
         wanted += _conjuncts(parse_filter(filter, start.now))
-    question = _Question(wanted, q, descending=descending)
+    question = _Question(wanted, q, descending=descending, deleted=deleted)
     found: list[tuple[int, Place]] = []
     for number in range(start.stretch, len(parts)):
         place = start.place if number == start.stretch else None
@@ -98,8 +101,8 @@ def run_values(conn: Connection, rows: Sequence[RunRow], names: str) -> list[dic
 class _Question:
     """What runs must fulfil, beside being there: conditions on the run's own row, and those that need more than it."""
 
-    def __init__(self, wanted: Sequence[Node], q: str | None, *, descending: bool) -> None:
-        self._descending = descending
+    def __init__(self, wanted: Sequence[Node], q: str | None, *, descending: bool, deleted: bool) -> None:
+        self._descending, self._deleted = descending, deleted
         self._of_row = [condition(node, "probe") for node in wanted if all(map(of_row, comparisons(node)))]
         self._further = [node for node in wanted if not all(map(of_row, comparisons(node)))]
         if q and q.strip():
@@ -127,6 +130,7 @@ class _Question:
             of_row=self._of_row,
             further=self._further,
             probed=probed,
+            deleted=self._deleted,
         )
         return [Place(value, id) for id, value in conn.execute(query)]
 
@@ -142,19 +146,22 @@ def _rows(conn: Connection, ids: list[str]) -> list[RunRow]:
     return [run_row(by_id[id]) for id in ids]
 
 
-def resolve_run(conn: Connection, text: str) -> str:
+def resolve_run(conn: Connection, text: str, *, deleted: bool = False) -> str:
     """The id of the run meant by ``text``: an id, ``project/name`` (the newest such run), or an id's unique prefix.
 
+    Args:
+        deleted: among the deleted runs, instead of those that were not.
+
     Raises:
-        NotFound: nothing fits.
+        NotFound: nothing fits; `Gone` if a run with exactly this id was deleted.
         Conflict: the prefix fits several runs; the hint lists them.
     """
-    alive = runs.c.deleted_at.is_(None)
+    alive = _hidden(deleted)
     if conn.scalar(sa.select(runs.c.id).where(runs.c.id == text, alive)) is not None:
         return text
     project, slash, name = text.partition("/")
     if slash:
-        return _newest_named(conn, project, name)
+        return _newest_named(conn, project, name, alive)
     candidates = conn.execute(
         sa.select(runs.c.id, runs.c.project, runs.c.name)
         .where(runs.c.id.startswith(text, autoescape=True), alive)
@@ -162,6 +169,8 @@ def resolve_run(conn: Connection, text: str) -> str:
         .limit(6)
     ).all()
     if not candidates or not text:
+        if isinstance(gone := absent(conn, text), Gone):
+            raise gone
         raise NotFound("run", text, "Give an id, the beginning of one, or project/name; `holter runs` lists them.")
     if len(candidates) > 1:
         shown = ", ".join(f"{id} ({project}/{name})" for id, project, name in candidates[:5])
@@ -170,10 +179,14 @@ def resolve_run(conn: Connection, text: str) -> str:
     return str(candidates[0].id)
 
 
-def _newest_named(conn: Connection, project: str, name: str) -> str:
+def _hidden(deleted: bool) -> sa.ColumnElement[bool]:
+    return runs.c.deleted_at.is_not(None) if deleted else runs.c.deleted_at.is_(None)
+
+
+def _newest_named(conn: Connection, project: str, name: str, alive: sa.ColumnElement[bool]) -> str:
     query = (
         sa.select(runs.c.id)
-        .where(runs.c.project == project, runs.c.name == name, runs.c.deleted_at.is_(None))
+        .where(runs.c.project == project, runs.c.name == name, alive)
         .order_by(runs.c.created_at.desc(), runs.c.id.desc())
         .limit(1)
     )

@@ -90,14 +90,40 @@ def test_every_step_is_logged_with_its_parts(tmp_path: Path) -> None:
 def test_stages_are_announced_where_they_begin(tmp_path: Path) -> None:
     run = Recorder()
     train(Trainer(short()), run, checkpoints=tmp_path)
-    assert [(kind, step, data["stage"]) for _, kind, step, data in run.events] == [
+    stages = [event for event in run.events if event[1] == "stage"]
+    assert [(kind, step, data["stage"]) for _, kind, step, data in stages] == [
         ("stage", 0, 1),
         ("stage", 3, 2),
         ("stage", 8, 3),
     ]
-    assert run.events[2][0] == "stage 3: auxiliary losses"
-    assert run.events[2][3]["spectrum_loss_weight"] == 0.08
+    assert stages[2][0] == "stage 3: auxiliary losses"
+    assert stages[2][3]["spectrum_loss_weight"] == 0.08
+
     assert [row["curriculum/stage"] for row in run.rows] == [1] * 3 + [2] * 5 + [3] * 4
+
+
+def test_every_evaluation_keeps_its_examples(tmp_path: Path) -> None:
+    """What each spectrum came to adds up to the accuracy that is logged at the same step."""
+    run = Recorder()
+    train(Trainer(short()), run, checkpoints=tmp_path)
+    kept = [(step, data) for _, kind, step, data in run.events if kind == "evaluation"]
+    assert {(step, data["metric"]) for step, data in kept} == {
+        (step, f"val/{name}/token_acc") for step in (5, 10, 11) for name in ("easy", "hard")
+    }
+    for step, data in kept:
+        assert sum(data["n_correct"]) / sum(data["n_tokens"]) == pytest.approx(run.rows[step][data["metric"]])
+
+
+def test_gradient_shares_are_logged_once_the_auxiliary_losses_weigh_something() -> None:
+    """‖w·∇L‖ / ‖∇CE‖ of the last layer, every 200 steps."""
+    trainer = Trainer(load_config("tiny", overrides=["training.batch_size=8", "training.validation_size=8"]))
+    trainer.next_step = 3400
+    logged = {name: float(value) for name, value in trainer.step().items() if name.startswith("gshare/")}
+    assert set(logged) == {"gshare/spectrum", "gshare/precursor"}
+    assert all(0 < value < 10 for value in logged.values())
+    for step in (200, 3401):
+        trainer.next_step = step
+        assert not [name for name in trainer.step() if name.startswith("gshare/")]
 
 
 def test_it_stops_at_the_step_at_which_it_is_told(tmp_path: Path) -> None:

@@ -62,7 +62,12 @@ class TextFile:
         return self.error(f"unknown key '{key}' in {where}{guess}", line, allowed)
 
     def entry(self, node: yaml.Node, where: str) -> Entry:
-        """The mapping at ``node``, its keys checked to be text and unique."""
+        """The mapping at ``node``, its keys checked to be text and unique; ``rules`` stays a node."""
+        return self.mapping(node, where, raw=("rules",))
+
+    def mapping(self, node: yaml.Node, where: str, raw: Iterable[str] = ()) -> Entry:
+        """The mapping at ``node``, its keys checked to be text and unique; values of the keys ``raw`` stay nodes."""
+        kept = tuple(raw)
         if not isinstance(node, yaml.MappingNode):
             raise self.error(f"{where} must be a mapping of keys and values", _line(node))
         values: dict[str, Any] = {}
@@ -73,13 +78,13 @@ class TextFile:
                 raise self.error(f"{key!r} in {where} is not a word; write it in quotes", _line(key_node))
             if key in values:
                 raise self.error(f"'{key}' stands twice in {where}", _line(key_node))
-            values[key] = value_node if key == "rules" else self.value(value_node)
+            values[key] = value_node if key in kept else self.value(value_node)
             lines[key] = _line(key_node)
         return Entry(values, lines, _line(node))
 
-    def items(self, node: yaml.Node) -> list[yaml.Node]:
+    def items(self, node: yaml.Node, key: str = "rules") -> list[yaml.Node]:
         if not isinstance(node, yaml.SequenceNode):
-            raise self.error("'rules' must be a list: lines that start with '- id: …'", _line(node))
+            raise self.error(f"'{key}' must be a list: lines that start with '- id: …'", _line(node))
         return list(node.value)
 
     def value(self, node: yaml.Node) -> Any:

@@ -120,6 +120,7 @@ def page(
     of_row: Conditions,
     further: Sequence[Node],
     probed: bool,
+    deleted: bool = False,
 ) -> sa.Select[Any]:
     """Ids and values, in order, of the first ``limit`` runs of a stretch that follow ``start``.
 
@@ -127,8 +128,10 @@ def page(
         of_row: conditions on the run's own row.
         further: what needs more than that.
         probed: ask ``further`` of the first `PROBES` runs only.
+        deleted: of the deleted runs, instead of those that were not.
     """
-    parts = [_branch(branch, start, descending, of_row) for branch in stretch.branches]
+    there = runs.c.deleted_at.is_not(None) if deleted else runs.c.deleted_at.is_(None)
+    parts = [_branch(branch, start, descending, [there, *of_row]) for branch in stretch.branches]
     found = [
         _narrowed(part, branch.id, descending, limit, further, probed=probed)
         for part, branch in zip(parts, stretch.branches, strict=True)
@@ -144,7 +147,7 @@ def _branch(branch: _Branch, start: Place | None, descending: bool, of_row: Cond
     query = sa.select(branch.id.label("id"), value.label("value"))
     if branch.id is not runs.c.id:
         query = query.join(runs, runs.c.id == branch.id)
-    query = query.where(*branch.where, runs.c.deleted_at.is_(None), *of_row)
+    query = query.where(*branch.where, *of_row)
     if start is not None:
         query = query.where(_following(branch, start, descending))
     return _sorted(query, branch.value, branch.id, descending)

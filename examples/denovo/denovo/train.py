@@ -23,6 +23,8 @@ from denovo.model import DeNovoModel
 from denovo.progress import Progress
 from denovo.spectra import Batch, draw_batch
 
+GRADIENT_SHARES_EVERY = 200  # steps; each costs a backward pass through the last layer for every loss
+
 
 class Run(Protocol):
     """What the loop needs of a monitored run; `holter.init` returns one."""
@@ -113,6 +115,8 @@ class Trainer:
         logits = self.forward(batch)
         loss = loss_components(logits, batch, self.config.losses, stage)
 
+        shares = self.gradient_shares(loss, stage) if self.next_step % GRADIENT_SHARES_EVERY == 0 else {}
+
         self.optimizer.zero_grad()
         loss.total.backward()
         max_norm = self.config.training.clip_norm or math.inf
@@ -136,6 +140,7 @@ class Trainer:
             "lr": lr,
             "train/token_acc": n_correct.sum() / n_tokens.sum(),
             "curriculum/stage": self.curriculum.number_at(self.next_step),
+            **shares,
         }
         self.next_step += 1
         step_time = time.perf_counter() - started
@@ -144,6 +149,20 @@ class Trainer:
             "perf/step_cpu_time": time.thread_time() - cpu_started,  # comparable even on a busy machine
             "perf/it_per_s": 1 / step_time,
         }
+
+    def gradient_shares(self, loss: Components, stage: Stage) -> dict[str, Tensor]:
+        """‖w·∇L‖ / ‖∇CE‖ on the last layer, for each auxiliary loss that weighs something."""
+        weights = {"spectrum": stage.spectrum_loss_weight, "precursor": stage.precursor_loss_weight}
+        if self.config.training.use_compile or not any(weights.values()):
+            return {}  # a compiled backward pass frees what a second one would need
+        layer = self.model.output.weight
+        (ce,) = torch.autograd.grad(loss.ce, layer, retain_graph=True)
+        shares = {}
+        for name, weight in weights.items():
+            if weight:
+                (part,) = torch.autograd.grad(getattr(loss, name), layer, retain_graph=True, allow_unused=True)
+                shares[f"gshare/{name}"] = torch.zeros(()) if part is None else weight * part.norm() / ce.norm()
+        return shares
 
     def validate(self) -> dict[str, float]:
         """Evaluate on every validation set and return what there is to log about it."""
@@ -192,6 +211,7 @@ def train(trainer: Trainer, run: Run, *, checkpoints: Path) -> Trained:
         is_last = step == settings.max_steps - 1
         if is_last or (step > 0 and step % settings.validate_every == 0):
             values |= trainer.validate()
+            record_examples(trainer.evaluations, step, run)
 
         run.log(values, step=step)
 
@@ -203,6 +223,21 @@ def train(trainer: Trainer, run: Run, *, checkpoints: Path) -> Trained:
             break
     progress.end()
     return Trained(trainer.model, trainer.next_step, trainer.evaluations)
+
+
+def record_examples(evaluations: Mapping[str, Evaluation], step: int, run: Run) -> None:
+    """Keep what each example came to, so that two runs can be compared example by example."""
+    for name, evaluation in evaluations.items():
+        run.event(
+            f"{name}: {evaluation.n_correct.sum()} of {evaluation.n_tokens.sum()} tokens right",
+            kind="evaluation",
+            step=step,
+            data={
+                "metric": f"val/{name}/token_acc",
+                "n_tokens": evaluation.n_tokens.tolist(),
+                "n_correct": evaluation.n_correct.tolist(),
+            },
+        )
 
 
 def announce_stage(curriculum: Curriculum, step: int, run: Run) -> None:

@@ -51,6 +51,9 @@ def runs(
     show_: Annotated[
         str | None, typer.Option("--show", help="Further columns: 'config.lr, last(loss)'. What is sorted by is one.")
     ] = None,
+    deleted: Annotated[
+        bool, typer.Option("--deleted", help="The deleted runs instead, and when their points go for good.")
+    ] = False,
     limit: Annotated[int, typer.Option(min=1, max=500, help="At most so many.")] = 20,
     url: Url = DEFAULT_URL,
     token: Token = None,
@@ -60,14 +63,19 @@ def runs(
     connection = Connection(url, token)
     given = {"project": project, "state": state, "health": health, "tag": tag, "group": group, "q": search}
     columns = _columns(sort, show_)
-    page = connection.get("/runs", **given, filter=filter_, sort=sort, values=columns, limit=limit)
+    page = connection.get(
+        "/runs", **given, filter=filter_, sort=sort, values=columns, limit=limit, deleted=deleted or None
+    )
     if as_json:
         print_json(page)
         return
     if page.get("hint"):
         stderr().print(Text(page["hint"], style="yellow"))
     if not page["runs"]:
-        stderr().print(_nothing_found(any(given.values()) or filter_ is not None))
+        stderr().print(_nothing_found(any(given.values()) or filter_ is not None, deleted))
+        return
+    if deleted:
+        _show_deleted(page["runs"])
         return
     stdout().print(_run_table(page["runs"]))
     if page.get("next"):
@@ -150,7 +158,23 @@ def _section(title: str, content: Table | None) -> None:
         stdout().print(Padding(content, (0, 0, 0, 2), expand=False))
 
 
-def _nothing_found(filtered: bool) -> str:
+def _show_deleted(found: list[dict[str, Any]]) -> None:
+    table = plain_table("run", "project/name", "deleted ago", "goes for good", "why", flexible=("project/name", "why"))
+    for run in found:
+        table.add_row(
+            run["id"],
+            Text(f"{run['project']}/{run['name']}", no_wrap=True, overflow="ellipsis"),
+            ago(run["deleted_at"]),
+            "now" if run["purging_at"] else clock(run["purge_at"]),
+            run["deleted_because"] or "–",
+        )
+    stdout().print(table)
+    stderr().print(Text("Bring one back: holter restore RUN", style="dim"))
+
+
+def _nothing_found(filtered: bool, deleted: bool) -> str:
+    if deleted:
+        return "No deleted run matches." if filtered else "No run is deleted."
     if filtered:
         return "No run matches. Without filters: holter runs"
     return 'No runs yet. In a training: run = holter.init(project="…"), then run.log({"loss": loss}, step=step)'

@@ -3,133 +3,88 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
-from holter.health.roles import Role, role_of
-from holter_db import incidents, runs
 from holter_db.database import Connection
 from holter_db.errors import QueryError
-from holter_db.incidents import IncidentRow
-from holter_db.run_rows import LIVE_STATES
-from holter_db.series import MetricInfo, Series, catalogue, read_series
 from holter_server import schemas
 from holter_server.answers import Json
-from holter_server.compare import compare
-from holter_server.compare_data import Curve, Record, Trouble
+from holter_server.body import STRUCT_BYTES_MAX
+from holter_server.compare_load import RUNS_MAX, load_record, resolve_sides
 from holter_server.context import Here
+
+if TYPE_CHECKING:
+    from holter_server.verdict.criteria import Criteria
+    from holter_server.verdict.data import Record
 
 router = APIRouter(tags=["compare"])
 
-Side = Annotated[list[str], Field(min_length=1, max_length=20, description="ids, or prefixes that one id has")]
-INCIDENTS_PER_PAGE = 1000
-_ROLES = (Role.LOSS, Role.COMPONENT, Role.WEIGHTED, Role.VAL_LOSS, Role.GRAD_NORM, Role.ACCURACY)
+Side = Annotated[
+    list[str],
+    Field(
+        min_length=1,
+        max_length=RUNS_MAX,
+        description="ids, prefixes that one id has, project/name, or filters such as group=new,project=denovo; "
+        "for the baseline also pinned: the runs of the candidate's project with the tag baseline",
+    ),
+]
 
 
-class Sides(BaseModel):
+class SidesBody(BaseModel):
     """The runs of the two sides; several on one side are seeds of the same training."""
 
     model_config = ConfigDict(extra="forbid")
     baseline: Side
     candidate: Side
-    metrics: list[str] = Field(
-        default_factory=lambda: ["*"], min_length=1, max_length=100, description="globs: accuracies and losses to list"
+    criteria: str = Field(
+        "default", max_length=STRUCT_BYTES_MAX, description="default, denovo, or criteria and tree as YAML"
     )
+    metrics: list[str] = Field(
+        default_factory=lambda: ["*"], min_length=1, max_length=100, description="globs: values to list"
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="of the bootstraps: equal questions get equal answers")
+    figures: bool = Field(False, description="with figures, as plotly JSON")
+    theme: Literal["light", "dark"] = "light"
 
 
 @router.post("/compare", response_model=schemas.ComparisonAnswer)
-def post(here: Here, body: Sides) -> Json:
-    """What the runs show without statistics, row by row, and a verdict only where one side broke and the other didn't.
+def post(here: Here, body: SidesBody) -> Json:
+    """A verdict by criteria and a decision tree: gate, table with intervals, the tree read literally and honestly.
 
-    Everything else is `undetermined`, with the reason and what would decide it. In `rows`, `difference` is candidate −
-    baseline in the metric's unit; for `speed` it is the candidate's gain in steps per second, in percent.
+    `verdict` is `accepted`, `rejected`, `undetermined` or, where the gate blocks, `not_comparable`. In `rows`,
+    `difference` is candidate − baseline in the metric's unit, or what `measure` says; `states` is what may be true.
     """
+    # SciPy takes a quarter of a second to import, which a service that is never asked need not spend.
+    from holter_server.verdict import judge  # noqa: PLC0415
+
+    criteria = _criteria(body.criteria)
 
     def load(conn: Connection) -> tuple[list[Record], list[Record]]:
-        old, new = ([here.run_id(conn, text) for text in side] for side in (body.baseline, body.candidate))
-        _check_sides(old, new)
-        return [_record(conn, run) for run in old], [_record(conn, run) for run in new]
+        old, new = resolve_sides(conn, body.baseline, body.candidate)
+        needed = judge.needed_metrics(criteria)
+        return [load_record(conn, run, needed) for run in old], [load_record(conn, run, needed) for run in new]
 
     baseline, candidate = here.read(load)
-    found = compare(baseline, candidate, lambda name: any(fnmatchcase(name, glob) for glob in body.metrics))
+
+    def wanted(name: str) -> bool:
+        return any(fnmatchcase(name, glob) for glob in body.metrics)
+
+    found: dict[str, Any] = judge.judge(criteria, baseline, candidate, seed=body.seed, wanted=wanted)
+    if body.figures:
+        from holter_server.figure_compare import comparison_figures  # noqa: PLC0415
+
+        found["figures"] = comparison_figures(found, baseline, candidate, body.theme)
     return Json({"comparison": found})
 
 
-def _check_sides(baseline: list[str], candidate: list[str]) -> None:
-    named = [*baseline, *candidate]
-    twice = sorted({run for run in named if named.count(run) > 1})
-    if twice:
-        raise QueryError(f"Named more than once: {', '.join(twice)}", "Every run belongs to one side, once.")
+def _criteria(text: str) -> Criteria:
+    from holter_server.verdict.criteria import NAMES, parse, shipped  # noqa: PLC0415
 
-
-def _record(conn: Connection, run_id: str) -> Record:
-    row = runs.get_run(conn, run_id)
-    metrics = catalogue(conn, run_id)
-    wanted = [metric.name for metric in metrics if _is_wanted(metric.name)]
-    return Record(
-        id=row.id,
-        project=row.project,
-        config=row.config,
-        environment=row.environment,
-        running=row.state in LIVE_STATES,
-        planned_steps=row.planned_steps,
-        last_step=_last_step(metrics),
-        curves=_curves(read_series(conn, run_id, wanted)) if wanted else {},
-        logged=frozenset(metric.name for metric in metrics),
-        troubles=[_trouble(incident) for incident in _incidents(conn, run_id)],
-    )
-
-
-def _is_wanted(name: str) -> bool:
-    if name.startswith("system/"):
-        return name.endswith("_gb")
-    return name == "perf/step_time" or role_of(name) in _ROLES
-
-
-def _last_step(metrics: list[MetricInfo]) -> int | None:
-    """The newest attempt's: what older ones logged beyond its first step is superseded."""
-    parts = [part for metric in metrics for part in metric.series]
-    newest = max((part.attempt for part in parts), default=0)
-    return max((part.last_step for part in parts if part.attempt == newest), default=None)
-
-
-def _curves(found: list[Series]) -> dict[str, Curve]:
-    """One curve a metric: of the least rank that logs it, all attempts joined without what is superseded."""
-    by_metric: dict[str, list[Series]] = {}
-    for item in found:
-        by_metric.setdefault(item.metric, []).append(item)
-    return {metric: _joined(parts) for metric, parts in by_metric.items()}
-
-
-def _joined(parts: list[Series]) -> Curve:
-    # One rank's step times and losses stand for all; of memory the fullest rank counts, so all are kept.
-    if not parts[0].metric.startswith("system/"):
-        first = min(((0, part.rank) if part.rank is not None else (1, 0), part.writer) for part in parts)[1]
-        parts = [part for part in parts if part.writer == first]
-    steps, times, values = [], [], []
-    for part in parts:
-        kept = slice(None) if part.shadowed_from is None else part.steps < part.shadowed_from
-        steps.append(part.steps[kept])
-        times.append(part.times[kept])
-        values.append(part.values[kept])
-    joined = np.concatenate(steps)
-    order = np.argsort(joined, kind="stable")
-    return Curve(joined[order], np.concatenate(times)[order], np.concatenate(values)[order])
-
-
-def _incidents(conn: Connection, run_id: str) -> list[IncidentRow]:
-    found: list[IncidentRow] = []
-    cursor: str | None = None
-    while True:
-        page, cursor = incidents.list_incidents(conn, run=run_id, limit=INCIDENTS_PER_PAGE, cursor=cursor)
-        found.extend(page)
-        if cursor is None:
-            return found
-
-
-def _trouble(row: IncidentRow) -> Trouble:
-    terminal = row.kind == "non_finite" and row.evidence.get("class") == "C" and row.state != "resolved"
-    return Trouble(row.kind, row.severity, row.metric, row.step, terminal)
+    if text in NAMES:
+        return shipped(text)
+    if "\n" not in text and ":" not in text:
+        raise QueryError(f"There are no criteria {text!r}", f"Use {', '.join(NAMES)}, or send YAML.")
+    return parse(text, "criteria")

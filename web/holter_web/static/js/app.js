@@ -1,5 +1,6 @@
 // Starts the page: one live connection, one router, the status at the top.
 
+import { compareView } from "./compare.js";
 import { setText } from "./dom.js";
 import { incidentsView } from "./inbox.js";
 import { Live } from "./live.js";
@@ -30,6 +31,7 @@ const routes = [
   { pattern: /^\/$/, name: "runs", view: runsView },
   { pattern: /^\/runs\/([^/]+)\/?$/, name: "runs", view: runView },
   { pattern: /^\/incidents\/?$/, name: "incidents", view: incidentsView },
+  { pattern: /^\/compare\/?$/, name: "compare", view: compareView },
   { pattern: /^\/webhooks\/?$/, name: "webhooks", view: webhooksView },
 ];
 

@@ -5,6 +5,9 @@ import { clock, integer, plural } from "./format.js";
 
 const SHOWN = 300;
 
+// An evaluation's event holds what each example came to, for comparisons; its mean is a curve already.
+export const isTold = (event) => event.kind !== "evaluation";
+
 export class EventLog {
   #events = [];
 
@@ -17,11 +20,12 @@ export class EventLog {
   }
 
   set(events) {
-    this.#events = [...events].sort((a, b) => a.time - b.time);
+    this.#events = events.filter(isTold).sort((a, b) => a.time - b.time);
     this.draw();
   }
 
   add(event) {
+    if (!isTold(event)) return;
     this.#events.push(event);
     this.draw();
   }

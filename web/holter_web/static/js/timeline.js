@@ -1,6 +1,7 @@
 // The run on one line: stages, incidents and events over its steps, up to the planned end.
 
 import { el, fill, throttle } from "./dom.js";
+import { isTold } from "./events.js";
 import { integer } from "./format.js";
 
 export class Timeline {
@@ -61,7 +62,7 @@ export class Timeline {
     fill(this.stages, stages.map((stage, index) => this.#stage(stage, stages[index + 1]?.step ?? last, index)));
     const incidents = [...this.#incidents.values()].filter((incident) => incident.severity !== "info");
     fill(this.bars, el("div", { class: "done", style: this.#span(0, last) }), incidents.map((incident) => this.#bar(incident, last)));
-    const marks = this.#events.filter((event) => event.kind !== "stage" && event.step !== null && event.step !== undefined);
+    const marks = this.#events.filter((event) => event.kind !== "stage" && isTold(event) && event.step !== null && event.step !== undefined);
     fill(this.marks, marks.map((event) => this.#mark(event)));
     this.marks.hidden = marks.length === 0;
     fill(this.scale, el("span", {}, "0"), el("span", {}, `${integer(this.#end)} steps${run.planned_steps ? " planned" : ""}`));

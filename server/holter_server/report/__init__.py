@@ -1,0 +1,1 @@
+"""Reports of a comparison for people: Markdown and a self-contained HTML page, from the answer of POST /compare."""
