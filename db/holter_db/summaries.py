@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Subquery
 
 from holter_db.schema import metric_summaries, segments, series, writers
 
-__all__ = ["behind", "fresh", "summarize"]
+__all__ = ["behind", "fresh", "summaries_of", "summarize"]
 
 
 def summarize(conn: Connection, run_id: str) -> None:
@@ -22,9 +22,14 @@ def summarize(conn: Connection, run_id: str) -> None:
     if conn.scalar(sa.select(sa.exists().where(segments.c.run_id == run_id))):
         return
     conn.execute(sa.delete(metric_summaries).where(metric_summaries.c.run_id == run_id))
-    found = _computed(series.c.run_id == run_id)
+    found = summaries_of(run_id)
     names = [column.name for column in metric_summaries.c]
     conn.execute(sa.insert(metric_summaries).from_select(names, sa.select(*(found.c[name] for name in names))))
+
+
+def summaries_of(run_id: str) -> Subquery:
+    """A run's summaries as its series are now: the columns of ``metric_summaries``."""
+    return _computed(series.c.run_id == run_id)
 
 
 def behind(run_id: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
