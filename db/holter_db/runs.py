@@ -16,7 +16,7 @@ from holter_db.locked import lock_runs, write_runs
 from holter_db.many import bound, members
 from holter_db.names import new_id, run_name
 from holter_db.run_rows import LIVE_STATES, AttemptRow, LiveRun, ProjectRow, RunRow, WriterRow, run_row
-from holter_db.run_search import list_runs, resolve_run
+from holter_db.run_search import list_runs, resolve_run, run_values, search_hint
 from holter_db.schema import attempts, projects, purged_runs, runs, writers
 from holter_db.searchable import keep_config, keep_tags
 from holter_db.upsert import insert_new
@@ -44,6 +44,8 @@ __all__ = [
     "live_runs",
     "resolve_run",
     "restore_run",
+    "run_values",
+    "search_hint",
     "set_state",
     "start_run",
     "touch_run",
