@@ -265,9 +265,9 @@ def test_a_jump_among_the_first_records_is_known_at_once() -> None:
 
 def test_a_loss_that_never_moved_has_a_level_too() -> None:
     """What people try first: the same number again and again, and then a large one."""
-    loss = np.full(100, 2.0)
-    loss[70:] = 12.0
+    loss = np.full(300, 2.0)
+    loss[270:] = 12.0
     changes = told(loss=loss)
-    assert opened(changes) == [("plateau", 59), ("spike", 70)]
+    assert opened(changes) == [("plateau", 199), ("spike", 270)]
     assert ("critical", "explosion") in [(change.severity, change.kind) for change in changes]
     assert opened(told(loss=np.concatenate([np.full(30, 2.0), np.full(30, 2.6)]))) == [("spike", 31)]
