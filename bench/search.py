@@ -99,8 +99,8 @@ def _run(rng: random.Random, number: int, id: str, config: dict[str, Any], age: 
     at = NOW - age * 60
     return {
         "id": id, "project": f"project{number % 20}", "name": f"run-{rng.randrange(10**6)}",
-        "group": f"g{number % 500}",
-        "tags": _tags(number), "config": config, "environment": MACHINE, "health": "healthy",
+        "group": f"g{number % 500}", "tags": _tags(number), "config": config, "environment": MACHINE,
+        "health": "healthy",
         "state": "running" if age <= LIVE else rng.choice(("finished",) * 8 + ("failed", "stopped")),
         "open_critical": 0, "open_warning": 0, "open_info": 0, "created_at": at, "started_at": at,
         "finished_at": at + 3600, "last_seen_at": at + 3600, "last_step": rng.randrange(10**5), "attempt": 1,

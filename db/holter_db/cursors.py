@@ -41,7 +41,8 @@ def after(
     column: sa.ColumnElement[Any], id_column: sa.ColumnElement[str], value: Any, id: str, *, descending: bool
 ) -> sa.ColumnElement[bool]:
     """The rows that follow (value, id) in that order, said so that an index of both finds the first of them."""
-    bound = sa.bindparam(None, value, column.type)
+    # A cursor that somebody made up may hold an integer that the column could not.
+    bound = sa.bindparam(None, value, sa.BigInteger() if isinstance(column.type, sa.Integer) else column.type)
     if descending:
         return sa.and_(column <= bound, sa.or_(column < bound, id_column < id))
     return sa.and_(column >= bound, sa.or_(column > bound, id_column > id))

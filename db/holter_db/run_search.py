@@ -18,11 +18,13 @@ from holter_db.run_rows import RunRow, run_row
 from holter_db.schema import runs
 from holter_db.search.conditions import condition, contains, of_row
 from holter_db.search.fields import simple
+from holter_db.search.names import hint
 from holter_db.search.orders import Place, Stretch, page, stretches
-from holter_db.search.parser import parse_filter, parse_sort
+from holter_db.search.parser import parse_filter, parse_operands, parse_sort
 from holter_db.search.syntax import And, Node, comparisons
+from holter_db.search.values import values_of
 
-__all__ = ["list_runs", "resolve_run"]
+__all__ = ["list_runs", "resolve_run", "run_values", "search_hint"]
 
 
 def list_runs(
@@ -76,6 +78,23 @@ def list_runs(
     return _rows(conn, [row.id for _, row in found[:limit]]), more
 
 
+def search_hint(conn: Connection, *, filter: str | None, sort: str) -> str | None:
+    """What to know of config keys and metrics in a filter or an order that no run has: they may be misspelt."""
+    asked = [parse_sort(sort)[0]]
+    if filter is not None:
+        asked += [compare.operand for compare in comparisons(parse_filter(filter, 0.0))]
+    return hint(conn, asked)
+
+
+def run_values(conn: Connection, rows: Sequence[RunRow], names: str) -> list[dict[str, Any]]:
+    """Of each run what ``names`` come to, which are written like ``config.lr, last(loss)``; None where it lacks one.
+
+    Raises:
+        QueryError: runs have no such values.
+    """
+    return values_of(conn, rows, parse_operands(names))
+
+
 class _Question:
     """What runs must fulfil, beside being there: conditions on the run's own row, and those that need more than it."""
 
@@ -83,7 +102,7 @@ class _Question:
         self._descending, self._deleted = descending, deleted
         self._of_row = [condition(node, "probe") for node in wanted if all(map(of_row, comparisons(node)))]
         self._further = [node for node in wanted if not all(map(of_row, comparisons(node)))]
-        if q:
+        if q and q.strip():
             searched = (runs.c.id, runs.c.name, runs.c.group, runs.c.notes, sa.type_coerce(runs.c.tags, sa.Text))
             self._of_row.append(contains(_one_text(searched), q))
 

@@ -16,7 +16,7 @@ from holter_db.locked import lock_runs, write_runs
 from holter_db.many import bound, members
 from holter_db.names import new_id, run_name
 from holter_db.run_rows import LIVE_STATES, AttemptRow, LiveRun, ProjectRow, RunRow, WriterRow, run_row
-from holter_db.run_search import list_runs, resolve_run
+from holter_db.run_search import list_runs, resolve_run, run_values, search_hint
 from holter_db.schema import attempts, projects, purged_runs, runs, writers
 from holter_db.searchable import keep_config, keep_tags
 from holter_db.upsert import insert_new
@@ -32,6 +32,7 @@ __all__ = [
     "delete_run",
     "deleted_run",
     "finish_run",
+    "get_facts",
     "get_run",
     "get_runs",
     "list_attempts",
@@ -43,6 +44,8 @@ __all__ = [
     "live_runs",
     "resolve_run",
     "restore_run",
+    "run_values",
+    "search_hint",
     "set_state",
     "start_run",
     "touch_run",
@@ -243,6 +246,17 @@ def get_run(conn: Connection, run_id: str, *, lock: bool = False) -> RunRow:
     if row is None:
         raise absent(conn, run_id)
     return run_row(row)
+
+
+_FACTS = sa.select(runs.c.planned_steps, runs.c.config, runs.c.tags).where(
+    runs.c.id == sa.bindparam("run", type_=runs.c.id.type)
+)
+
+
+def get_facts(conn: Connection, run_id: str) -> tuple[int | None, dict[str, Any], tuple[str, ...]]:
+    """Planned steps, config and tags: what rules may ask of a run. Changes of these make a new revision of the run."""
+    planned_steps, config, tags = conn.execute(_FACTS, {"run": run_id}).one()
+    return planned_steps, config, tags
 
 
 def get_runs(conn: Connection, run_ids: Collection[str]) -> list[RunRow]:

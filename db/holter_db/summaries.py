@@ -32,11 +32,6 @@ def behind(run_id: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
     return sa.exists().where(segments.c.run_id == run_id).correlate_except(segments)
 
 
-def fresh(metric: str) -> Subquery:
-    """The summaries of one metric for the runs whose written ones may be behind."""
-    return _computed(series.c.run_id.in_(sa.select(_unfolded.c.run_id)), series.c.metric == metric)
-
-
 def _runs_with_segments() -> sa.CTE:
     """Each run once, by jumping from one to the next in the key's index: the segments themselves may be a million."""
     first = sa.select(sa.func.min(segments.c.run_id).label("run_id"))
@@ -44,9 +39,6 @@ def _runs_with_segments() -> sa.CTE:
     following = sa.select(sa.func.min(segments.c.run_id)).where(segments.c.run_id > hops.c.run_id).scalar_subquery()
     hops = hops.union_all(sa.select(following).where(hops.c.run_id.is_not(None)))
     return sa.select(hops.c.run_id).where(hops.c.run_id.is_not(None)).cte("unfolded")
-
-
-_unfolded = _runs_with_segments()
 
 
 def _computed(*where: sa.ColumnElement[bool]) -> Subquery:
@@ -71,3 +63,7 @@ def _computed(*where: sa.ColumnElement[bool]) -> Subquery:
     )
     columns = [ranked.c[column.name] for column in metric_summaries.c]
     return sa.select(*columns).where(ranked.c.place == 1).subquery()
+
+
+# The summaries of the runs whose written ones may be behind. Both databases look only at the metric that is asked for.
+fresh = _computed(series.c.run_id.in_(sa.select(_runs_with_segments().c.run_id)))

@@ -209,7 +209,7 @@ class Desk:
 
     def _made(self, rules: int, state: bytes | None) -> Engine:
         text = rule_sets.text_of(self.tx.conn, self.run.project, rules) if rules else None
-        facts = facts_of(runs.get_run(self.tx.conn, self.run.id))
+        facts = Facts(*runs.get_facts(self.tx.conn, self.run.id))
         return Engine(self.engines.rules(text), facts, state)
 
     def _caught_up(self, kept: _Kept, points: float) -> bool:

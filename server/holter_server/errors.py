@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from holter.health import RuleError
 from holter.wire import WireError
-from holter_db.errors import Conflict, DatabaseError, Gone, NotFound, QueryError
+from holter_db.errors import Conflict, DatabaseError, FilterError, Gone, NotFound, QueryError
 from holter_server.answers import Json
 
 __all__ = ["ApiError", "CatchFaults", "Overloaded", "ServiceError", "api_error", "install_error_handlers"]
@@ -108,7 +108,8 @@ def api_error(error: Exception) -> ApiError | None:
         case Conflict():
             return ApiError(409, "conflict", str(error), error.hint)
         case QueryError():
-            return ApiError(422, "invalid_query", str(error), error.hint)
+            where = {"position": error.position} if isinstance(error, FilterError) else {}
+            return ApiError(422, "invalid_filter" if where else "invalid_query", str(error), error.hint, details=where)
         case RuleError():
             details = {"line": error.line, "allowed_keys": list(error.allowed_keys or [])}
             return ApiError(422, "invalid_rules", str(error), _rule_hint(error), details=details)

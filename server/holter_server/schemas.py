@@ -118,9 +118,18 @@ class DeletedAnswerOfRun(Answer):
     purge_at: float | None
 
 
+class ListedRun(Run):
+    values: dict[str, Number | str | None]
+
+
+class ListedDeletedRun(DeletedRun):
+    values: dict[str, Number | str | None]
+
+
 class RunsAnswer(Answer):
-    runs: list[DeletedRun | Run]
+    runs: list[ListedDeletedRun | ListedRun]
     next: str | None
+    hint: str | None
 
 
 class Project(Answer):

@@ -1,89 +1,158 @@
-"""Finding runs over HTTP, from the command line's and the client's point of view."""
+"""Past runs are found over REST, on the command line and from a notebook."""
 
 from __future__ import annotations
 
-import urllib.parse
+import json
+import math
+from urllib.parse import urlencode
 
 import pytest
+from typer.testing import CliRunner
 
-from holter import Client
+import holter
+from holter_server import schemas
+from holter_server.cli.app import app
 
 
 @pytest.fixture
-def three(service):
-    """Runs with a learning rate each; the second ends in NaN, the third has no loss."""
-    for name, lr, losses in (("a", 1e-4, [3.0, 1.5]), ("b", 1e-3, [3.0, "NaN"]), ("c", 1e-2, [])):
-        run = service.start(
-            project="p",
-            id=name,
-            name=name,
-            config={"optimizer": {"lr": lr}, "note": "it's 5 % off"},
-            tags=[f"tag-{name}"],
-        )
-        for step, loss in enumerate(losses):
-            service.log(run, step, loss=loss)
-        service.log(run, 9, other=1.0)
+def four(service):
+    """Runs whose names say how they ended."""
+    ends = {"good": 0.5, "better": 0.25, "nan": math.nan, "silent": None}
+    for index, (name, loss) in enumerate(ends.items()):
+        config = {"lr": 10.0 ** -(index + 1), "optim": {"name": "adam" if index % 2 else "sgd"}}
+        run = service.start(project="denovo", name=name, config=config, tags=["even"] if index % 2 == 0 else [])
+        if loss is not None:
+            service.log(run, 1, loss__total=loss)
     return service
 
 
-def found(service, **query: str) -> list[str]:
-    answer = service.get(f"/runs?{urllib.parse.urlencode(query)}")
-    return [run["id"] for run in answer["runs"]]
+def names(service, **query: object) -> list[str]:
+    return [run["name"] for run in service.get(f"/runs?{urlencode(query)}")["runs"]]
+
+
+def test_runs_are_found_by_config_metric_and_tag(four):
+    """The questions that people have after a sweep."""
+    assert names(four, filter="config.lr < 1e-2", sort="name") == ["nan", "silent"]
+    assert names(four, filter="last(loss/total) = NaN") == ["nan"]
+    assert names(four, filter="last(loss/total) not exists") == ["silent"]
+    assert names(four, filter="tag = even and config.optim.name = sgd", sort="created") == ["good", "nan"]
+    assert names(four, filter="non_finite(loss/total) > 0 and health != healthy") == ["nan"]
+    assert names(four, filter="created_at > -1h and state in (running, failed)", sort="config.lr", limit=2) == [
+        "silent",
+        "nan",
+    ]
+
+
+def test_nan_comes_after_the_numbers_and_what_is_missing_last(four):
+    """In both directions, as nobody looks for them at the top."""
+    assert names(four, sort="last(loss/total)") == ["better", "good", "nan", "silent"]
+    assert names(four, sort="-last(loss/total)") == ["good", "better", "nan", "silent"]
+
+
+def test_pages_of_an_order_by_a_metric(four):
+    """`next` leads through all stretches of the order."""
+    seen, cursor = [], ""
+    while cursor is not None:
+        query = {"sort": "last(loss/total)", "limit": 1, **({"cursor": cursor} if cursor else {})}
+        page = four.get(f"/runs?{urlencode(query)}")
+        seen += [run["name"] for run in page["runs"]]
+        cursor = page["next"]
+    assert seen == ["better", "good", "nan", "silent"]
+
+
+def test_values_stand_beside_the_runs(four):
+    """NaN as everywhere in the API; null where a run lacks the value."""
+    query = urlencode({"values": "last(loss/total), config.lr", "sort": "config.lr"})
+    answer = four.get(f"/runs?{query}")
+    schemas.RunsAnswer.model_validate(answer)
+    assert [run["values"] for run in answer["runs"]] == [
+        {"last(loss/total)": None, "config.lr": 1e-4},
+        {"last(loss/total)": "NaN", "config.lr": 1e-3},
+        {"last(loss/total)": 0.25, "config.lr": 1e-2},
+        {"last(loss/total)": 0.5, "config.lr": 1e-1},
+    ]
+    assert four.get("/runs?limit=1")["runs"][0]["values"] == {}
 
 
 @pytest.mark.parametrize(
-    ("filter", "expected"),
+    ("query", "expected", "what", "hint"),
     [
-        ("config.optimizer.lr < 1e-3", ["a"]),
-        ("config.optimizer.lr >= 1e-3", ["c", "b"]),
-        ("last(loss) = NaN", ["b"]),
-        ("last(loss) < 2", ["a"]),
-        ("min(loss) = 1.5 or tag = tag-c", ["c", "a"]),
-        ("not last(loss) exists", ["c"]),
-        ('config.note ~ "it\'s 5 %" and name in (a, b)', ["b", "a"]),
-        ("created > -1h and state = running", ["c", "b", "a"]),
-        ("config.nothing = 1", []),
+        ({"filter": "stat = failed"}, ("invalid_filter", 1), "character 1", "Did you mean 'state'?"),
+        ({"filter": "state = faild"}, ("invalid_filter", 9), "'faild'", "running, finished"),
+        ({"filter": ""}, ("invalid_filter", 1), "empty", ""),
+        ({"sort": "colour"}, ("invalid_query", None), "'colour'", "created_at"),
+        ({"values": "tag"}, ("invalid_query", None), "tags", ""),
+        ({"state": "faild"}, ("invalid_query", None), "'faild'", "running"),
+        ({"health": "ill"}, ("invalid_query", None), "'ill'", "healthy"),
+        ({"cursor": "abc"}, ("invalid_query", None), "cursor", ""),
+        ({"limit": 0}, ("invalid_query", None), "1 to 1000", ""),
     ],
 )
-def test_a_filter_finds_what_it_says(three, filter, expected):
-    """The words of the docs, on both databases."""
-    assert found(three, filter=filter) == expected
-
-
-def test_orders_keep_nan_and_nothing_at_the_end(three):
-    """In both directions; pages of one row give every run once."""
-    assert found(three, sort="last(loss)") == ["a", "b", "c"]
-    assert found(three, sort="-last(loss)") == ["a", "b", "c"]
-    assert found(three, sort="config.optimizer.lr") == ["a", "b", "c"]
-    assert found(three, sort="-config.optimizer.lr") == ["c", "b", "a"]
-    ids, cursor = [], None
-    while True:
-        page = three.get(f"/runs?limit=1&sort=last(loss){'' if cursor is None else f'&cursor={cursor}'}")
-        ids += [run["id"] for run in page["runs"]]
-        cursor = page["next"]
-        if cursor is None:
-            break
-    assert ids == ["a", "b", "c"]
-
-
-def test_a_mistake_is_named_with_its_place(three):
-    """In the one shape of errors, with what could stand there."""
-    answer = three.call("GET", "/runs?filter=stat%20%3D%20failed")
+def test_what_can_not_be_answered_has_the_one_shape(four, query, expected, what, hint):
+    """With the position in the filter, and what is allowed."""
+    answer = four.call("GET", f"/runs?{urlencode(query)}")
     assert answer.status == 422
-    assert "character 1" in answer.error["message"]
-    assert "state" in answer.error["hint"]
-    assert three.call("GET", "/runs?filter=config.lr%20%3C").status == 422
-    assert three.call("GET", "/runs?sort=colour").status == 422
+    assert (answer.error["type"], answer.error.get("position")) == expected
+    assert what in answer.error["message"]
+    assert hint in answer.error["hint"]
+    assert answer.error["hint"]
 
 
-def test_the_client_asks_the_same(three):
-    """`holter.Client` passes filter and order on."""
-    runs = Client(three.base).runs(filter="last(loss) exists", sort="last(loss)")
-    assert [run.id for run in runs] == ["a", "b"]
+def test_a_key_that_no_run_has_gives_nothing_and_a_hint(four):
+    """It may be one that runs will have, so it is no error."""
+    answer = four.get(f"/runs?{urlencode({'filter': 'config.lrr < 1'})}")
+    assert (answer["runs"], answer["hint"]) == ([], "No run has config.lrr; did you mean config.lr?")
+    assert four.get(f"/runs?{urlencode({'filter': 'config.lr < 0'})}")["hint"] is None
+    assert four.get("/runs?sort=last(nothing)")["hint"] == "No run has last(nothing)."
 
 
-def test_deleted_runs_are_found_only_where_they_are_asked_for(three):
-    """A deleted run is in no list but its own."""
-    three.call("DELETE", "/runs/a")
-    assert found(three, filter="last(loss) < 2") == []
-    assert found(three, filter="last(loss) < 2", deleted="true") == ["a"]
+def test_a_changed_config_is_found_at_once(four):
+    """PATCH is seen by the next question."""
+    (run,) = four.get("/runs?q=good")["runs"]
+    assert four.call("PATCH", f"/runs/{run['id']}", {"config": {"lr": 7}, "tags": ["x"], "group": "g"}).status == 200
+    assert names(four, filter="config.lr = 7 and tag = x", group="g") == ["good"]
+
+
+def cli(service, *arguments: str):
+    return CliRunner().invoke(
+        app, ["runs", *arguments, "--url", service.base], env={"COLUMNS": "120", "HOLTER_TOKEN": ""}
+    )
+
+
+def test_the_command_line_filters_sorts_and_shows(four):
+    """What is sorted by stands in the table, too."""
+    result = cli(four, "--filter", "config.lr > 1e-4", "--sort", "last(loss/total)", "--show", "config.lr")
+    assert result.exit_code == 0, result.output
+    header, *lines = result.stdout.splitlines()
+    assert header.split()[-2:] == ["config.lr", "last(loss/total)"]
+    assert [(line.split()[1], *line.split()[-2:]) for line in lines] == [
+        ("denovo/better", "0.01", "0.25"),
+        ("denovo/good", "0.1", "0.5"),
+        ("denovo/nan", "0.001", "NaN"),
+    ]
+
+
+def test_the_command_line_says_what_is_wrong(four):
+    """Two lines and status 1; a hint at a name that no run has."""
+    wrong = cli(four, "--filter", "stat=failed")
+    assert wrong.exit_code == 1
+    assert "character 1" in wrong.stderr
+    assert "Did you mean 'state'?" in wrong.stderr
+    empty = cli(four, "--filter", "config.lrr < 1")
+    assert (empty.exit_code, empty.stdout) == (0, "")
+    assert "did you mean config.lr?" in empty.stderr
+    shown = json.loads(cli(four, "-f", "last(loss/total)=NaN", "--json").stdout)
+    assert [run["name"] for run in shown["runs"]] == ["nan"]
+
+
+def test_the_client_filters_sorts_and_reads_values(four):
+    """NaN is a float again in Python."""
+    client = holter.Client(four.base)
+    found = client.runs("denovo", filter="last(loss/total) exists", sort="-last(loss/total)", values="last(loss/total)")
+    assert [run.name for run in found] == ["good", "better", "nan"]
+    assert math.isnan(found[2].values["last(loss/total)"])
+    (best,) = client.runs(sort="last(loss/total)", values=["config.lr", "config.optim.name"], limit=1)
+    assert best.values == {"config.lr": 1e-2, "config.optim.name": "adam"}
+    with pytest.raises(holter.ApiError, match="character 1"):
+        client.runs(filter="stat=failed")
+    client.close()

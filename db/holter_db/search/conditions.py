@@ -144,8 +144,9 @@ def _leaf(key: str, compare: Compare, values: list[Any], way: Way, id: Id) -> Co
 def _metric(wanted: MetricValue, compare: Compare, values: list[Any], way: Way, id: Id) -> Condition:
     of_metric = metric_summaries.c.metric == wanted.metric
     written = [of_metric, _any(metric_summaries.c[wanted.function], compare, values)]
-    now = fresh(wanted.metric)
-    computed = sa.select(now.c.run_id).where(_any(now.c[wanted.function], compare, values)).correlate(None)
+    of_fresh = fresh.c.metric == wanted.metric
+    holds = _any(fresh.c[wanted.function], compare, values)
+    computed = sa.select(fresh.c.run_id).where(of_fresh, holds).correlate(None)
     up_to_date = sa.not_(behind(metric_summaries.c.run_id))
     if way == "probe":
         return sa.or_(_among(metric_summaries, [*written, up_to_date], way, id), in_set(computed, id))

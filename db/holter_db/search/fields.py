@@ -42,6 +42,8 @@ def operand(token: Token) -> Operand:
     """
     if token.kind == "call":
         return _metric(token)
+    if token.kind not in ("word", "text"):
+        raise FilterError(f"{token} is no field", token.position, f"There are {_EVERYTHING}")
     prefix, _, key = token.text.partition(".")
     if prefix == "config" and key:
         return ConfigKey(key)

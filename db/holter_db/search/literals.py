@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
-from datetime import UTC, datetime, timedelta
 
 from holter_db.errors import FilterError
+from holter_db.search.dates import SPELLINGS, date
 from holter_db.search.syntax import ConfigKey, MetricValue, Moment, Operand, RunField, Tag, Value
 from holter_db.search.tokens import Token
 from holter_db.searchable import TEXT_MAX, number_in
@@ -15,17 +14,6 @@ from holter_db.types import line
 __all__ = ["value_of"]
 
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "infinity": math.inf}
-_RELATIVE = re.compile(r"-(\d{1,6}(?:\.\d{1,6})?)(s|m|h|d|w)", re.ASCII)
-_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
-_DATES = "Write 2026-03-01, 2026-03-01T14:30, 2026-03-01T14:30:00+02:00 (UTC without an offset), -7d, now or today"
-_DAY = timedelta(days=1)
-# A date means the whole of what it names: `created_at = 2026-03-01` is that day.
-_PRECISIONS = (
-    (re.compile(r"\d{4}-\d{2}"), None),
-    (re.compile(r"\d{4}-\d{2}-\d{2}"), _DAY),
-    (re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}(?:[Zz]|[+-]\d{2}:?\d{2})?"), timedelta(minutes=1)),
-    (re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(?:[Zz]|[+-]\d{2}:?\d{2})?"), timedelta(seconds=1)),
-)
 
 
 def value_of(operand: Operand, token: Token, now: float) -> Value:
@@ -90,38 +78,7 @@ def _leaf(token: Token) -> float | str:
 
 
 def _date(token: Token, now: float) -> Moment:
-    text = token.text
-    if relative := _RELATIVE.fullmatch(text):
-        at = now - float(relative[1]) * _UNITS_S[relative[2]]
-        return Moment(at, at)
-    if text.lower() == "now":
-        return Moment(now, now)
-    if text.lower() == "today":
-        midnight = now // _UNITS_S["d"] * _UNITS_S["d"]
-        return Moment(midnight, midnight + _UNITS_S["d"])
-    moment = _calendar(text) or _seconds(token)
+    moment = date(token.text, now)
     if moment is None:
-        raise FilterError(f"{text!r} is no date", token.position, _DATES)
+        raise FilterError(f"{token.text!r} is no date", token.position, SPELLINGS)
     return moment
-
-
-def _calendar(text: str) -> Moment | None:
-    for pattern, length in _PRECISIONS:
-        if pattern.fullmatch(text):
-            try:
-                start = datetime.fromisoformat(text if length else f"{text}-01")
-                end = start + length if length else (start + 31 * _DAY).replace(day=1)
-                return Moment(_timestamp(start), _timestamp(end))
-            except (ValueError, OverflowError):  # the 31st of February; the end of the year 9999
-                return None
-    return None
-
-
-def _timestamp(at: datetime) -> float:
-    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
-
-
-def _seconds(token: Token) -> Moment | None:
-    """Seconds since 1970, as the API gives times."""
-    number = _plain_number(token)
-    return Moment(number, number) if number is not None and math.isfinite(number) else None

@@ -83,22 +83,23 @@ def _of_leaf(key: str) -> list[Stretch]:
 
 
 def _of_metric(function: str, metric: str) -> list[Stretch]:
-    now = fresh(metric)
-    written, computed = metric_summaries.c[function], now.c[function]
+    written, computed, now = metric_summaries.c[function], fresh.c[function], fresh.c.metric == metric
     run_id = metric_summaries.c.run_id
     up_to_date = (metric_summaries.c.metric == metric, ~behind(run_id))
     numbers = (
         _Branch(run_id, written, (*up_to_date, written.is_not(None), sa.not_(is_nan(written)))),
-        _Branch(now.c.run_id, computed, (computed.is_not(None), sa.not_(is_nan(computed)))),
+        _Branch(fresh.c.run_id, computed, (now, computed.is_not(None), sa.not_(is_nan(computed)))),
     )
     nans = (
         _Branch(run_id, None, (*up_to_date, is_nan(written))),
-        _Branch(now.c.run_id, None, (is_nan(computed),)),
+        _Branch(fresh.c.run_id, None, (now, is_nan(computed))),
     )
     has_value = (
         sa.exists().where(run_id == runs.c.id, *up_to_date, written.is_not(None)).correlate_except(metric_summaries)
     )
-    lacking = sa.not_(sa.or_(has_value, in_set(sa.select(now.c.run_id).where(computed.is_not(None)))))
+    lacking = sa.not_(
+        sa.or_(has_value, in_set(sa.select(fresh.c.run_id).where(now, computed.is_not(None)).correlate(None)))
+    )
     kind = int if isinstance(written.type, sa.BigInteger) else float
     return [Stretch(kind, numbers), Stretch(None, nans), _without(lacking)]
 

@@ -23,12 +23,13 @@ from holter_db.search.literals import value_of
 from holter_db.search.syntax import And, Compare, MetricValue, Node, Not, Operand, Operator, Or, RunField, Tag, Value
 from holter_db.search.tokens import OPERATORS, Token, tokens
 
-__all__ = ["parse_filter", "parse_sort"]
+__all__ = ["parse_filter", "parse_operands", "parse_sort"]
 
 LENGTH_MAX = 8_000  # characters
 COMPARISONS_MAX = 50
 VALUES_MAX = 500  # of one list
 DEPTH_MAX = 50
+OPERANDS_MAX = 20
 
 _EQUAL = ("=", "!=")
 _ORDERED = (*_EQUAL, "<", "<=", ">", ">=")
@@ -57,15 +58,38 @@ def parse_sort(text: str) -> tuple[Operand, bool]:
     """
     name = text.removeprefix("-").strip()
     try:
-        found = tokens(name)
-        if len(found) != 2 or found[0].kind not in ("word", "text", "call"):
-            raise FilterError(f"{name!r} is not one field", 1, "Sort by one field, such as -created_at or last(loss)")
-        chosen = operand(found[0])
+        chosen = _operands(name)
+        if len(chosen) != 1:
+            raise FilterError("it is not one field", 1, "Sort by one, such as -created_at or last(loss)")
     except FilterError as error:
         raise QueryError(f"Runs can't be sorted by {name!r}: {error.what}", error.hint) from None
-    if isinstance(chosen, Tag):
-        raise QueryError("Runs can't be sorted by tag: a run may have many", "Filter by it: tag = NAME")
-    return chosen, text.startswith("-")
+    return chosen[0], text.startswith("-")
+
+
+def parse_operands(text: str) -> list[Operand]:
+    """What stands in a list such as ``config.lr, last(loss)``.
+
+    Raises:
+        QueryError: a run has no such value, or they are too many.
+    """
+    try:
+        found = _operands(text)
+    except FilterError as error:
+        raise QueryError(f"Runs have no values {text!r}: {error.what}", error.hint) from None
+    if len(found) > OPERANDS_MAX:
+        raise QueryError(f"At most {OPERANDS_MAX} values can be asked for at a time", "Ask in parts.")
+    return found
+
+
+def _operands(text: str) -> list[Operand]:
+    *found, _end = tokens(text)
+    names, commas = found[::2], found[1::2]
+    if len(names) != len(commas) + 1 or any((comma.kind, comma.text) != ("punctuation", ",") for comma in commas):
+        raise FilterError("it is no list of fields", 1, "Write for example config.lr, last(loss)")
+    chosen = [operand(name) for name in names]
+    if any(isinstance(one, Tag) for one in chosen):
+        raise FilterError("a run may have many tags", 1, "Filter by one: tag = NAME")
+    return chosen
 
 
 class _Parser:
@@ -154,8 +178,8 @@ class _Parser:
         if operator.text not in _EQUAL and (value is None or (isinstance(value, float) and math.isnan(value))):
             hint = f"Use {left} = {at.text} or {left} != {at.text}"
             raise FilterError(f"nothing is less or greater than {at.text}, and no text is in it", at.position, hint)
-        if operator.text in _TEXTUAL:
-            value = at.text  # also where it looks like a number
+        if operator.text in _TEXTUAL and isinstance(value, float):
+            value = at.text  # it only looks like a number
         positive = operator.text.removeprefix("!")
         compared = Compare(left, cast(Operator, positive), (value,))
         return Not(compared) if operator.text.startswith("!") else compared

@@ -36,14 +36,21 @@ def runs(
     ] = None,
     health: Annotated[str | None, typer.Option(help="Only runs that are healthy, warning or critical.")] = None,
     tag: Annotated[str | None, typer.Option(help="Only runs with this tag.")] = None,
+    group: Annotated[str | None, typer.Option(help="Only runs of this group.")] = None,
     search: Annotated[str | None, typer.Option("--search", "-q", help="Part of a name or of an id.")] = None,
-    filter: Annotated[
+    filter_: Annotated[
         str | None,
-        typer.Option("--filter", "-f", help="Such as 'config.lr < 1e-3 and last(loss) = NaN' or 'created > -7d'."),
+        typer.Option(
+            "--filter", "-f", help="Such as 'config.lr < 1e-3 and last(loss) = NaN'; docs/rest.md has the language."
+        ),
     ] = None,
     sort: Annotated[
-        str, typer.Option(help="A field, config.KEY or last(METRIC); a leading - sorts from the greatest down.")
+        str,
+        typer.Option(help="Field, config.KEY or 'last(METRIC)'; with - in front (--sort=-step) the greatest first."),
     ] = "-created_at",
+    show_: Annotated[
+        str | None, typer.Option("--show", help="Further columns: 'config.lr, last(loss)'. What is sorted by is one.")
+    ] = None,
     deleted: Annotated[
         bool, typer.Option("--deleted", help="The deleted runs instead, and when their points go for good.")
     ] = False,
@@ -52,31 +59,40 @@ def runs(
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the runs: state, health, step."""
+    """List the runs: state, health, step. The newest first, unless --sort says otherwise."""
     connection = Connection(url, token)
+    given = {"project": project, "state": state, "health": health, "tag": tag, "group": group, "q": search}
+    columns = _columns(sort, show_)
     page = connection.get(
-        "/runs",
-        project=project,
-        state=state,
-        health=health,
-        tag=tag,
-        q=search,
-        filter=filter,
-        sort=sort,
-        limit=limit,
-        deleted=deleted or None,
+        "/runs", **given, filter=filter_, sort=sort, values=columns, limit=limit, deleted=deleted or None
     )
     if as_json:
         print_json(page)
         return
+    if page.get("hint"):
+        stderr().print(Text(page["hint"], style="yellow"))
     if not page["runs"]:
-        stderr().print(_nothing_found(any((project, state, health, tag, search, filter)), deleted))
+        stderr().print(_nothing_found(any(given.values()) or filter_ is not None, deleted))
         return
     if deleted:
         _show_deleted(page["runs"])
         return
-    table = plain_table("run", "project/name", "state", "health", "step", "seen ago", flexible=("project/name",))
-    for run in page["runs"]:
+    stdout().print(_run_table(page["runs"]))
+    if page.get("next"):
+        stderr().print(Text(f"There are more: --limit {limit * 5}", style="dim"))
+
+
+def _columns(sort: str, shown: str | None) -> str | None:
+    """What the service is asked for beside each run: what is not in the table anyway."""
+    name = sort.removeprefix("-").strip()
+    return ", ".join(filter(None, (shown, name if "(" in name or name.startswith("config.") else None))) or None
+
+
+def _run_table(found: list[dict[str, Any]]) -> Table:
+    extra = tuple(found[0]["values"])
+    fixed = ("run", "project/name", "state", "health", "step", "seen ago")
+    table = plain_table(*fixed, *extra, right=extra, flexible=("project/name",))
+    for run in found:
         table.add_row(
             run["id"],
             Text(f"{run['project']}/{run['name']}", no_wrap=True, overflow="ellipsis"),
@@ -84,10 +100,13 @@ def runs(
             health_text(run["health"], run.get("open_incidents")),
             _progress(run),
             ago(run["last_seen_at"]),
+            *(_value(name, value) for name, value in run["values"].items()),
         )
-    stdout().print(table)
-    if page.get("next"):
-        stderr().print(Text(f"There are more: holter runs --limit {limit * 5}", style="dim"))
+    return table
+
+
+def _value(name: str, value: Any) -> Text:
+    return Text(clock(value) if name.endswith("_at") and value is not None else number(value))
 
 
 def show(

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -32,8 +32,8 @@ __all__ = ["Deliverer", "headers_of"]
 
 log = logging.getLogger("holter.server")
 
-SENDERS = 8
-PER_RECEIVER = 4  # at once: a slow receiver holds these, and never all senders
+SENDERS = 32
+PER_RECEIVER = 16  # at once: a slow receiver holds these, and never all senders
 POLL_S = 1.0
 LEASE_MARGIN_S = 10.0
 
@@ -136,7 +136,9 @@ class Deliverer:
         claimed: list[Claimed] = []
         try:
             if free:
-                lease_s = self._settings.webhook_timeout_s * SENDERS + LEASE_MARGIN_S  # one may wait behind seven
+                lease_s = (
+                    self._settings.webhook_timeout_s * PER_RECEIVER + LEASE_MARGIN_S
+                )  # one may wait behind the rest
                 give_up_s = self._settings.webhook_give_up_s
                 with self._lock:
                     busy = {id: count for id, count in self._in_flight.items() if count > 0}
@@ -177,8 +179,6 @@ class Deliverer:
         try:
             outcome = self._attempt(item)
             self._write_down(item, outcome)
-        except NotFound:  # its run was purged meanwhile, and it with it
-            log.info("Delivery %s is not there any more", item.delivery_id)
         except ApiError as error:  # shutting down, or overloaded: the lease ends, and it is sent again
             log.info("Delivery %s is left to its lease: %s", item.delivery_id, error.message)
         except Exception:  # a sender thread has nobody to raise to
@@ -190,15 +190,29 @@ class Deliverer:
             self._wake.set()
 
     def _write_down(self, item: Claimed, outcome: Outcome) -> None:
-        """Keep what became of it; a receiver that has it should not get it again because our queue is full."""
-        for pause in (0.1, 0.5, 2.0):
+        """Have what became of it kept. The sender does not wait for the commit: many of them share one.
+
+        A receiver that has it should not get it again because our queue is full for a moment.
+        """
+        backoff_s = self._settings.webhook_backoff_s
+        for pause in (0.1, 0.5, 2.0, None):
             try:
-                self._writer.call(lambda tx: write_down(tx, item, outcome, self._settings.webhook_backoff_s))
+                kept = self._writer.submit(lambda tx: write_down(tx, item, outcome, backoff_s))
             except Overloaded:
+                if pause is None:
+                    raise
                 time.sleep(pause)
             else:
+                kept.add_done_callback(lambda done: self._written(item, done))
                 return
-        self._writer.call(lambda tx: write_down(tx, item, outcome, self._settings.webhook_backoff_s))
+
+    def _written(self, item: Claimed, kept: Future[None]) -> None:
+        error = kept.exception()
+        if isinstance(error, NotFound):  # its run was purged meanwhile, and it with it
+            log.info("Delivery %s is not there any more", item.delivery_id)
+        elif error is not None:
+            log.warning("What became of delivery %s could not be kept: %s", item.delivery_id, error)
+        self._wake.set()  # a breaker may have closed, and a retry may be due soon
 
     def _attempt(self, item: Claimed) -> Outcome:
         if self._ended:  # given back, so that the next start need not wait for the lease to end

@@ -52,35 +52,40 @@ def list_(
     group: str | None = None,
     q: Annotated[str | None, Query(description="text in the id, name, group, notes or a tag")] = None,
     filter: Annotated[
-        str | None, Query(description="such as `config.lr < 1e-3 and last(loss) = NaN`; docs/rest.md has all of it")
+        str | None, Query(description="such as `config.lr < 1e-3 and last(loss) = NaN`; see docs/rest.md")
     ] = None,
     sort: Annotated[
-        str, Query(description="a field, config.KEY or last(METRIC); a leading - sorts from the greatest down")
+        str,
+        Query(
+            description="a field, config.KEY or last(METRIC); a leading - sorts from the greatest down; NaN comes last"
+        ),
     ] = "-created_at",
+    values: Annotated[
+        str | None, Query(description="what to add to each run as its `values`: config.lr, last(loss)")
+    ] = None,
     limit: int = 100,
     cursor: str | None = None,
     deleted: Annotated[bool, Query(description="the deleted runs instead, with the time of their end")] = False,
 ) -> Json:
-    """Runs, newest first. `next` is the cursor of the next page, or null."""
-    rows, following = here.read(
-        lambda conn: runs.list_runs(
-            conn,
-            project=project,
-            state=state,
-            health=health,
-            tag=tag,
-            group=group,
-            q=q,
-            filter=filter,
-            sort=sort,
-            limit=limit,
-            cursor=cursor,
-            deleted=deleted,
-        )
-    )
+    """Runs, newest first. `next` is the cursor of the next page, or null.
+
+    `hint` says which config keys and metrics of the filter or the order no run has, where that matters.
+    """
+
     days = here.settings.purge_after_days
-    shown = [shapes.deleted_run(row, days) if deleted else shapes.run(row) for row in rows]
-    return Json({"runs": shown, "next": following})
+
+    def page(conn: Connection) -> dict[str, Any]:
+        rows, following = runs.list_runs(
+            conn, project=project, state=state, health=health, tag=tag, group=group, q=q, filter=filter, sort=sort,
+            limit=limit, cursor=cursor, deleted=deleted,
+        )  # fmt: skip
+        columns = runs.run_values(conn, rows, values) if values is not None else [{} for _ in rows]
+        hint = None if cursor else runs.search_hint(conn, filter=None if rows else filter, sort=sort)
+        shown = [shapes.deleted_run(row, days) if deleted else shapes.run(row) for row in rows]
+        listed = [{**run, "values": column} for run, column in zip(shown, columns, strict=True)]
+        return {"runs": listed, "next": following, "hint": hint}
+
+    return Json(here.read(page))
 
 
 @router.get("/runs/{id}", response_model=schemas.RunDetailAnswer)

@@ -25,6 +25,17 @@ class Series(msgspec.Struct, array_like=True):
     began: int = 0  # the step of the window's first record
     open: bool = False
 
+    def take(self, value: float, scan: Scan) -> None:
+        """The value of a single record that does not fill the window."""
+        if value == 0:
+            return
+        if self.filled == 0:
+            self.began = scan.step(0)
+        if value == self.last and math.isnan(self.stuck):
+            self.stuck, self.same = value, 1
+        self.same += value == self.stuck
+        self.filled, self.last = self.filled + 1, value
+
 
 class DeadState(State):
     """Memory of `Dead`."""
@@ -48,9 +59,15 @@ class Dead(Check, frozen=True, kw_only=True):
     share: Annotated[float, Meta(gt=0, le=1)] = 0.75
 
     def observe(self, scan: Scan, state: DeadState, signs: list[Sign]) -> None:
+        one = scan.few if scan.rows == 1 else None
         for column in scan.columns:
+            memory = state.series.get(scan.names[column])
+            if memory is None:
+                memory = state.series[scan.names[column]] = Series()
+            if one is not None and scan.finite[column] and memory.filled + 1 < self.records:
+                memory.take(one[column][0], scan)
+                continue
             series = scan.series(column, signs)
-            memory = state.series.setdefault(series.name, Series())
             if series.few is not None:
                 self._fill_few(series, memory)
                 continue

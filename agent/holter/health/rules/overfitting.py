@@ -58,6 +58,14 @@ class Training(msgspec.Struct, array_like=True):
     whole: bool  # and not a part of it
     recent: list[float] = []
 
+    def take_one(self, value: float) -> None:
+        """As `take`, a single value without an array around it."""
+        recent = self.recent
+        if not recent or recent[-1] != value:
+            recent.append(value)
+            if len(recent) > TRAIN_MEDIAN_OF:
+                del recent[0]
+
     def take(self, values: FloatArray) -> None:
         """Values that are only repeated, as an epoch's loss on each row, are one."""
         before = self.recent[-1] if self.recent else math.nan
@@ -123,6 +131,14 @@ class Overfitting(Check, frozen=True, kw_only=True):
 
     @staticmethod
     def _train(scan: Scan, losses: list[int], state: OverfittingState, start: int, stop: int) -> None:
+        if scan.few is not None and scan.rows == stop == 1:
+            for column in losses:
+                if scan.finite[column]:
+                    training = state.train.get(scan.names[column])
+                    if training is None:
+                        training = state.train[scan.names[column]] = Training(scan.roles[column] is Role.LOSS)
+                    training.take_one(scan.few[column][0])
+            return
         for column in losses:
             values = scan.values[column, start:stop]
             values = values if scan.finite[column] else values[np.isfinite(values)]
