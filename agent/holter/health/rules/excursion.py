@@ -141,7 +141,7 @@ class Excursion(Check, frozen=True, kw_only=True):
 
 def _ordinary(memory: Series) -> bool:
     """Whether the next value has only to be compared with the limit."""
-    busy = memory.streak or memory.zeros or memory.lenient or memory.cluster or memory.negative
+    busy = memory.streak or memory.zeros or memory.lenient or memory.cluster or memory.negative or memory.constant
     return not busy and memory.episode is None and memory.offset is not None
 
 
