@@ -196,7 +196,7 @@ DAMAGE = {
     "a delivery": (f"UPDATE deliveries SET run_id = 'nobody' WHERE {LIVE}", "deliveries", True),
     "a delivery's incident": (f"UPDATE deliveries SET incident = 'none' WHERE {LIVE}", "deliveries", True),
     "a purged run": ("INSERT INTO purged_runs VALUES ('live', 1.0)", "purged", True),
-    "an index": ("DROP INDEX ix_runs_state_created_at_id", "schema", False),
+    "an index": ("DROP INDEX ix_runs_deleted_at", "schema", False),
     "a column": ("ALTER TABLE tokens ADD COLUMN owner TEXT", "schema", False),
 }  # fmt: skip
 

@@ -26,7 +26,7 @@ from holter_db.retention import (
     set_policy,
 )
 from holter_db.runs import get_run, list_runs, set_state, start_run, touch_run, update_run
-from holter_db.schema import attempts, projects, runs, writers
+from holter_db.schema import metadata, runs
 from holter_db.series import view_series
 
 NOW = 1_700_000_000.0
@@ -88,7 +88,7 @@ RUNS = st.lists(
 def test_it_is_what_the_rules_say(database: Database, made, days, count) -> None:
     """Against a plain reading of the rules, over any runs."""
     with database.write() as conn:
-        for table in (writers, attempts, runs, projects):
+        for table in reversed(metadata.sorted_tables):
             conn.execute(sa.delete(table))
         expected = set()
         facts = []

@@ -287,16 +287,23 @@ def test_the_rules_that_judged_a_point_are_those_of_its_time(server):
 
 
 def test_engines_that_are_not_used_make_room(server):
-    """One that was dropped comes back as it was."""
-    ids = [f"run-{index}" for index in range(4)]
-    for run in ids:
-        start(server, run)
-    server.engines = server.pipeline._engines = engines.Engines(bytes_kept=1)
-    for step in range(30):
-        server.ship(*((run, server.frame(0, step=step, **WATCHED)) for run in ids))
-        assert len(server.engines._kept) == 1
-    server.ship(*((run, server.frame(0, step=30, **HIGH)) for run in ids))
-    assert [[row[1] for row in found(server, run)] for run in ids] == [["loss-explosion", "total-high"]] * 4
+    """One that was dropped comes back as it was: its run has the incidents of one whose engine stayed."""
+
+    def judged(bytes_kept: int, name: str) -> list[list[tuple[Any, ...]]]:
+        ids = [f"{name}-{index}" for index in range(4)]
+        for run in ids:
+            start(server, run)
+        server.engines = server.pipeline._engines = engines.Engines(bytes_kept=bytes_kept)
+        for step in range(30):
+            values = {**WATCHED, "loss__total": 2.0 + 0.01 * (step % 7)}  # values that only repeat are no level
+            server.ship(*((run, server.frame(0, step=step, **values)) for run in ids))
+            assert len(server.engines._kept) == (1 if bytes_kept == 1 else 4)
+        server.ship(*((run, server.frame(0, step=30, **HIGH)) for run in ids))
+        return [found(server, run) for run in ids]
+
+    stayed = judged(engines.BYTES_KEPT, "stayed")
+    assert {row[1] for row in stayed[0]} >= {"loss-explosion", "total-high"}
+    assert judged(1, "dropped") == stayed
 
 
 # --- quiet and forgotten runs -----------------------------------------------------------------------------------

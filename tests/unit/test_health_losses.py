@@ -261,3 +261,13 @@ def test_a_jump_among_the_first_records_is_known_at_once() -> None:
     pair = told(loss=np.array([0.22, 0.21, 0.24, 0.9, 0.95, 0.9]))
     assert [change.step for change in pair] == [4]
     assert told(loss=np.array([11.0, 9.0, 21.0, 8.0, 7.0, 6.0])) == []
+
+
+def test_a_loss_that_never_moved_has_a_level_too() -> None:
+    """What people try first: the same number again and again, and then a large one."""
+    loss = np.full(300, 2.0)
+    loss[270:] = 12.0
+    changes = told(loss=loss)
+    assert opened(changes) == [("plateau", 199), ("spike", 270)]
+    assert ("critical", "explosion") in [(change.severity, change.kind) for change in changes]
+    assert opened(told(loss=np.concatenate([np.full(30, 2.0), np.full(30, 2.6)]))) == [("spike", 31)]

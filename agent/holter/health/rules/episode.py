@@ -50,6 +50,7 @@ class Series(msgspec.Struct, array_like=True):
     baseline: Baseline
     offset: float | None = None
     last: float = math.nan  # the newest value
+    constant: bool = True  # all accepted values are the same so far
     streak: int = 0  # suspected points in a row
     pair: bool = False  # the newest point was above the ratio for two in a row
     suspected: int = 0  # since the window last held calm points only

@@ -141,7 +141,7 @@ class Excursion(Check, frozen=True, kw_only=True):
 
 def _ordinary(memory: Series) -> bool:
     """Whether the next value has only to be compared with the limit."""
-    busy = memory.streak or memory.zeros or memory.lenient or memory.cluster or memory.negative
+    busy = memory.streak or memory.zeros or memory.lenient or memory.cluster or memory.negative or memory.constant
     return not busy and memory.episode is None and memory.offset is not None
 
 
@@ -174,18 +174,22 @@ class Positive:
         self._after_zeros()
         if len(self.x) <= FEW:
             self._one_by_one()
-        else:
+            return
+        if self.memory.constant:
+            start = self._one_by_one(until_it_varies=True)
+            self.series, self.x = self.series.part(start, len(self.x)), self.x[start:]
+        if len(self.x):
             self._in_blocks()
 
-    def _one_by_one(self) -> None:
-        """As `_in_blocks`, without what a block costs."""
+    def _one_by_one(self, *, until_it_varies: bool = False) -> int:
+        """As `_in_blocks`, without what a block costs. Returns how many points it has looked at."""
         memory, baseline = self.memory, self.memory.baseline
         values, x = self.series.tolist(), self.x.tolist()
         start = self._calm_start(values, x)
         limit = baseline.limit(*self._thresholds())
         for index in range(start, len(x)):
             value = values[index]
-            repeated, memory.last = value == memory.last, value
+            repeated, memory.last = value == memory.last and not memory.constant, value
             if memory.episode is None and memory.streak == 0:
                 if repeated:
                     continue
@@ -193,16 +197,29 @@ class Positive:
                     self._calm(index, 1)
                     memory.seen += 1
                     memory.lenient = max(0, memory.lenient - 1)
-                    baseline.accept(x[index])
+                    self._accept(x[index])
                     limit = baseline.limit(*self._thresholds())
+                    if until_it_varies and not memory.constant:
+                        return index + 1
                     continue
             self._point(index, repeated=repeated)
             limit = baseline.limit(*self._thresholds())
+        return len(x)
+
+    def _accept(self, x: float) -> None:
+        """Take a point in. Values that are all the same are points, too, until there is another: then they are one."""
+        memory, baseline = self.memory, self.memory.baseline
+        if memory.constant and baseline.window and x != baseline.window[-1]:
+            same = baseline.window[-1]
+            baseline.restart()
+            baseline.accept(same)
+            memory.constant = False
+        baseline.accept(x)
 
     def _calm_start(self, values: list[float], x: list[float]) -> int:
         """Take in the points from the first on that nothing is special about, and say how many these were."""
         memory, baseline = self.memory, self.memory.baseline
-        special = memory.episode is not None or memory.streak or memory.lenient or memory.cluster
+        special = memory.episode is not None or memory.streak or memory.lenient or memory.cluster or memory.constant
         if special or values[0] == memory.last or any(one == other for one, other in pairwise(values)):
             return 0
         taken = 0
@@ -284,7 +301,7 @@ class Positive:
             self._note_spike(index, x)
             self._suspect()
         elif not repeated:
-            memory.baseline.accept(x)
+            self._accept(x)
 
     def _count(self, *, suspected: bool) -> None:
         memory = self.memory

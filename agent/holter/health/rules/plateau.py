@@ -27,6 +27,7 @@ class Series(msgspec.Struct, array_like=True):
     history: History
     first: list[float] = []  # the first values
     last: float = math.nan  # the newest value
+    same: int = 0  # records with the first value, before any other
     rate: float | None = None  # the learning rate at the last look, or at the first record
     off: bool = False  # it has been 0 or negative
     open: bool = False
@@ -46,7 +47,8 @@ class Plateau(Check, frozen=True, kw_only=True):
     first quarter is compared with that of the newest: their difference and twice its standard error must lie within
     `change`, and the first five values must not be higher than now by more than that. So a noisy loss is judged later
     than a smooth one, and a loss that fell at first and has converged is not called. Not judged while the learning
-    rate rises, nor before `at_least` points; a value that is only repeated is no point.
+    rate rises, nor before `at_least` points. A value that is only repeated is no point; one that has been the only one
+    for `unmoved` records is a loss that has not learned.
     """
 
     kind: ClassVar[Kind] = "plateau"
@@ -54,6 +56,7 @@ class Plateau(Check, frozen=True, kw_only=True):
 
     change: Annotated[float, Meta(gt=0, lt=1)] = 0.04
     at_least: Annotated[int, Meta(ge=48)] = 60
+    unmoved: Annotated[int, Meta(ge=2)] = 200
 
     def observe(self, scan: Scan, state: PlateauState, signs: list[Sign]) -> None:
         rates = scan.values[scan.roles.index(Role.LR)] if Role.LR in scan.roles else None
@@ -67,6 +70,8 @@ class Plateau(Check, frozen=True, kw_only=True):
             state.rate = float(rates[-1])
 
     def _watch(self, series: FiniteSeries, memory: Series, state: PlateauState, rates: Any) -> None:
+        if len(memory.first) <= 1:
+            self._count_same(series, memory)
         if series.lowest() > 0:
             self._take(_fresh(series, memory), memory, state, rates)
             return
@@ -78,6 +83,17 @@ class Plateau(Check, frozen=True, kw_only=True):
             memory.open = False
             text = f"{series.name} is {number(series.values[n])} at step {series.step(n)}: it has no logarithm"
             series.sign("resolve", n, text)
+
+    def _count_same(self, series: FiniteSeries, memory: Series) -> None:
+        """As long as there is only one value, its records count: such a loss does not move."""
+        first = memory.last if memory.same else float(series.values[0])
+        other = np.flatnonzero(series.values != first)
+        n = int(other[0]) if len(other) else len(series.values)
+        missing = self.unmoved - memory.same
+        memory.same += n
+        if 0 < missing <= n and first > 0:
+            level = math.log(first)
+            self._open(series, memory, missing - 1, (level, level, level, 0.0), self.unmoved)
 
     def _take(self, series: FiniteSeries, memory: Series, state: PlateauState, rates: Any) -> None:
         x = np.log(series.values)
