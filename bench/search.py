@@ -105,7 +105,7 @@ def _run(rng: random.Random, number: int, id: str, config: dict[str, Any], age: 
         "state": "running" if age <= LIVE else rng.choice(("finished",) * 8 + ("failed", "stopped")),
         "open_critical": 0, "open_warning": 0, "open_info": 0, "created_at": at, "started_at": at,
         "finished_at": at + 3600, "last_seen_at": at + 3600, "last_step": rng.randrange(10**5), "attempt": 1,
-        "position": 9, "folds": 1, "compacted": 9,
+        "position": 9, "folds": 1, "compacted": 9, "revision": 0,
     }  # fmt: skip
 
 

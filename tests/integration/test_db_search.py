@@ -441,6 +441,8 @@ def test_every_filter_and_order_does_what_the_oracle_does(
         for question, (order, descending) in zip(asked, sorts, strict=True):
             sort = f"-{order}" if descending else order
             assert pages(conn, limit, sort=sort) == in_order(ORDERS[order], descending, alive)
+            gone = in_order(ORDERS[order], descending, [run for run in some if run.deleted and question.holds(run)])
+            assert pages(conn, 1000, filter=question.text, sort=sort, deleted=True) == gone
             found = in_order(ORDERS[order], descending, [run for run in alive if question.holds(run)])
             assert pages(conn, limit, filter=question.text, sort=sort) == found
             assert pages(conn, 1000, filter=question.text, sort=sort) == found
