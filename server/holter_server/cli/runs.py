@@ -46,7 +46,7 @@ def runs(
     ] = None,
     sort: Annotated[
         str,
-        typer.Option(help="Field, config.KEY or 'last(METRIC)'; with - in front (--sort=-step) the greatest first."),
+        typer.Option(help="Field, config.KEY or 'last(METRIC)'; with - in front (--sort -step) the greatest first."),
     ] = "-created_at",
     show_: Annotated[
         str | None, typer.Option("--show", help="Further columns: 'config.lr, last(loss)'. What is sorted by is one.")
