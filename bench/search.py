@@ -51,7 +51,7 @@ QUESTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("sort by metric down, filtered", {"sort": "-max(loss/total)", "filter": "config.lr < 1e-4"}),
     ("sort by metric, few", {"sort": "last(loss/total)", "filter": "config.optim.name = adam and config.lr < 2e-6"}),
     ("sort by metric, of a project", {"sort": "last(loss/total)", "project": "project3"}),
-    ("sort by count", {"sort": "-count(lr)"}),
+    ("sort by count, all equal", {"sort": "-count(lr)"}),
     ("sort by name", {"sort": "name"}),
     ("sort by last step (no index)", {"sort": "-last_step"}),
 )
