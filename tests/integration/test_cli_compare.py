@@ -16,7 +16,7 @@ STEPS = 120
 
 def train(service, noise: int, level: float = 0.8, *, nan: bool = False, **start) -> str:
     run = service.start(project="p", planned_steps=STEPS, environment={"host": "h1"}, config={"seed": noise}, **start)
-    random = np.random.default_rng(noise)
+    random = np.random.default_rng([noise, round(1000 * level)])
     values = np.c_[2 + 0.01 * random.normal(size=STEPS), np.ones(STEPS), np.full(STEPS, 0.1),
                    level + 0.001 * random.normal(size=STEPS)]  # fmt: skip
     if nan:
