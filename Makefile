@@ -47,7 +47,8 @@ fix: $(VENV)/.dev  ## repair what can be repaired
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.dev  ## the benchmarks that need no peer
-	@for script in "agent_overhead.py --peers none" "agent_crash.py --peers none --runs 5" alert_latency.py engine.py; do \
+	@for script in "agent_overhead.py --peers none" "agent_crash.py --peers none --runs 5" alert_latency.py "delivery.py --quick" engine.py \
+	  "store.py --only ingest,disk,views,memory,crash --kills 20"; do \
 	  echo "== $$script"; $(BIN)/python bench/$$script || exit 1; done
 
 docs: $(VENV)/.dev  ## write the generated pages of docs/ anew

@@ -9,8 +9,8 @@ import itertools
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psycopg
@@ -72,26 +72,36 @@ def dialect(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def blank_url(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[str], str]]:
+    """Gives the address of another database of a dialect, one that holds nothing at all."""
+    with ExitStack() as stack:
+
+        def make(dialect: str) -> str:
+            if dialect == "sqlite":
+                return f"sqlite:///{tmp_path / f'blank_{next(_numbers)}.db'}"
+            return stack.enter_context(_created(request.getfixturevalue("postgresql_url"), "template1"))
+
+        yield make
+
+
+@pytest.fixture
+def blank_url(dialect: str, new_url: Callable[[str], str]) -> str:
     """The address of a database that holds nothing at all."""
-    if dialect == "sqlite":
-        yield f"sqlite:///{tmp_path / 'blank.db'}"
-    else:
-        with _created(request.getfixturevalue("postgresql_url"), "template1") as url:
-            yield url
+    return new_url(dialect)
 
 
 @pytest.fixture
 def database_url(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The address of a database with Holter's tables and no rows."""
-    if dialect == "sqlite":
-        path = tmp_path / "holter.db"
-        shutil.copyfile(request.getfixturevalue("sqlite_template"), path)
-        yield f"sqlite:///{path}"
-    else:
-        template = request.getfixturevalue("postgresql_template")
-        with _created(request.getfixturevalue("postgresql_url"), template) as url:
-            yield url
+    with _copied(dialect, request, tmp_path) as url:
+        yield url
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def shared_database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The same for all tests of a module, which run once on each database."""
+    with _copied(str(request.param), request, tmp_path_factory.mktemp("shared")) as url:
+        yield url
 
 
 @pytest.fixture
@@ -100,6 +110,18 @@ def database(database_url: str) -> Iterator[Database]:
     opened = Database.open(database_url)
     yield opened
     opened.close()
+
+
+@contextmanager
+def _copied(dialect: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
+    if dialect == "sqlite":
+        path = folder / "holter.db"
+        shutil.copyfile(request.getfixturevalue("sqlite_template"), path)
+        yield f"sqlite:///{path}"
+    else:
+        template = request.getfixturevalue("postgresql_template")
+        with _created(request.getfixturevalue("postgresql_url"), template) as url:
+            yield url
 
 
 @contextmanager

@@ -30,6 +30,7 @@ RULES_INTERVAL = 60.0  # seconds between two questions for the project's rules
 
 class _Rules(msgspec.Struct):
     project_rules: str | None = None
+    agent_rules: str | None = None  # as they hold beside this run
 
 
 class Carrier:
@@ -50,7 +51,7 @@ class Carrier:
         )
         couriers = [Courier(spool, self._transport, notices, on_receipt) for spool in spools]
         self._couriers = couriers if settings.mode == "online" else []
-        self._project = spools[-1].start.project
+        self._project, self._run_id = spools[-1].start.project, spools[-1].start.id or ""
         self._where = spools[-1].path.parent
         self.rules: tuple[bool, str | None] = (False, None)  # whether the service has said them, and what they are
         self._rules_at = float("-inf")
@@ -161,10 +162,13 @@ class Carrier:
         if self._settings.rules is not None or not heard or time.monotonic() - self._rules_at < RULES_INTERVAL:
             return
         self._rules_at = time.monotonic()
-        outcome = self._transport.request("GET", f"/rules?project={quote(self._project, safe='')}")
+        outcome = self._transport.request(
+            "GET", f"/rules?project={quote(self._project, safe='')}&run={quote(self._run_id, safe='')}"
+        )
         with contextlib.suppress(msgspec.DecodeError):
             if outcome.done:
-                self.rules = (True, msgspec.json.decode(outcome.body, type=_Rules).project_rules)
+                said = msgspec.json.decode(outcome.body, type=_Rules)
+                self.rules = (True, said.project_rules if said.agent_rules is None else said.agent_rules or None)
 
     def _step(self, courier: Courier, *, to_the_end: bool, read: float | None = None) -> Outcome | None:
         def step() -> Outcome | None:
@@ -230,6 +234,13 @@ class Carrier:
                     f"wants a token that it knows: {outcome.message}. Set HOLTER_TOKEN (`holter token create` makes "
                     f"one). {kept}; ship it with: holter sync {self._where}"
                 )
+            case Verdict.MISSING if outcome.kind == "run_deleted":
+                text = (
+                    f"takes nothing more for this run: {outcome.message}. {kept} and shipped once somebody has brought "
+                    "it back: holter restore RUN"
+                )
+            case Verdict.MISSING if outcome.kind == "run_purged":
+                text = f"takes nothing more for this run: {outcome.message}, and its id stays used. {kept}"
             case Verdict.LATER:
                 text = f"can't take data now: {outcome.message}. {kept} and shipped once it can. Start it: holter serve"
             case _:

@@ -24,6 +24,7 @@ from holter.wire import dump_json
 __all__ = ["Client", "RunView", "Series", "SeriesList"]
 
 Patterns = str | Iterable[str]
+PAGE_MAX = 1000  # rows that the service puts on one page
 
 
 class Client:
@@ -42,11 +43,25 @@ class Client:
         state: str | None = None,
         health: str | None = None,
         tag: str | None = None,
+        group: str | None = None,
         q: str | None = None,
+        filter: str | None = None,
+        sort: str | None = None,
+        values: Patterns = (),
         limit: int | None = None,
     ) -> list[RunView]:
-        """Runs, newest first: all that match, or the first ``limit``."""
-        query = {"project": project, "state": state, "health": health, "tag": tag, "q": q, "limit": limit}
+        """Runs, newest first unless ``sort`` says otherwise: all that match, or the first ``limit``.
+
+        Args:
+            filter: such as ``"config.lr < 1e-3 and last(loss) = NaN"``; docs/rest.md has the language.
+            sort: a field, a config key or a metric's value; ``"-last(loss)"`` is from the greatest down.
+            values: what to have of each run in its ``values``: ``["config.lr", "last(loss)"]``.
+        """
+        columns = values if isinstance(values, str) else ", ".join(values)
+        query = {
+            "project": project, "state": state, "health": health, "tag": tag, "group": group, "q": q, "filter": filter,
+            "sort": sort, "values": columns or None, "limit": None if limit is None else min(limit, PAGE_MAX),
+        }  # fmt: skip
         found: list[RunView] = []
         for item in self.pages("/runs", "runs", query):
             found.append(RunView(self, item))
@@ -174,6 +189,11 @@ class RunView:
         return dict(self.info.get("config") or {})
 
     @property
+    def values(self) -> dict[str, Any]:
+        """What `Client.runs` was asked for by its ``values``; None where the run lacks it."""
+        return {name: _plain(value) for name, value in (self.info.get("values") or {}).items()}
+
+    @property
     def _path(self) -> str:
         return f"/runs/{quote(self.id, safe='')}"
 
@@ -246,3 +266,8 @@ class RunView:
     def stop(self) -> dict[str, Any]:
         """Ask the training to stop at its next step."""
         return self.command("stop")
+
+
+def _plain(value: Any) -> Any:
+    """A value with what JSON has no number for as the number that it is."""
+    return float(value) if value in ("NaN", "Infinity", "-Infinity") else value

@@ -18,7 +18,7 @@ from holter.wire import CommandOrder, IncidentNotice, Receipt
 
 __all__ = ["Guard", "Sentry", "acts_on_non_finite", "parse_rules", "receipt_of"]
 
-ACTIONS = ("checkpoint", "stop")  # saved first, then stopped
+ACTIONS = ("checkpoint", "dump", "stop")  # saved first, then stopped
 
 
 def parse_rules(text: str | None) -> RuleSet:
@@ -88,7 +88,7 @@ class Sentry:
 
 def acts_on_non_finite(rules: RuleSet) -> bool:
     """Whether a non-finite value may make the training stop or save."""
-    return any(rule.check_name == "non_finite" and set(ACTIONS) & set(rule.text.actions) for rule in rules.rules)
+    return any(rule.check_name == "non_finite" and set(ACTIONS) & set(rule.actions) for rule in rules.rules)
 
 
 def receipt_of(run: str, changes: Iterable[Transition]) -> Receipt | None:

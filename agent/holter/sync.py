@@ -133,6 +133,8 @@ def _ship_all(courier: Courier, patience: float, progressed: Callable[[], None])
 
 
 def _reason(outcome: Outcome) -> str:
+    if outcome.kind in ("run_deleted", "run_purged"):
+        return f"{outcome.message}. {outcome.hint}."
     advice = {
         Verdict.DENIED: "Set HOLTER_TOKEN to a token the service knows (`holter token create` makes one).",
         Verdict.LATER: "Start the service (holter serve), or give its address (--url, HOLTER_URL), and sync again.",

@@ -12,7 +12,9 @@ GB = 1e9
 
 
 class SystemSampler:
-    """Metrics ``system/…``: percent, gigabytes (10⁹ bytes), degrees Celsius, watts. What can't be read is left out."""
+    """Metrics ``system/…``: percent, gigabytes (10⁹ bytes), degrees Celsius, watts. Of a GPU also whether it slows
+    itself down (``throttled``, 0 or 1) and how many memory errors were not corrected. What can't be read is left out.
+    """
 
     def __init__(self, pid: int | None = None, *, whole_host: bool = True) -> None:
         """``pid``: whose memory and processor time it samples. Without ``whole_host`` it samples nothing else: of the
@@ -95,6 +97,8 @@ def _gpu(index: int, handle: Any) -> dict[str, float]:
         lambda: {"utilization": float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)},
         lambda: {"temperature": float(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))},
         lambda: {"power_watts": pynvml.nvmlDeviceGetPowerUsage(handle) / 1000},
+        lambda: {"throttled": float(bool(pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle) & _throttling(pynvml)))},
+        lambda: {"ecc_uncorrected": float(_uncorrected_errors(pynvml, handle))},
     ]
     values: dict[str, float] = {}
     for read in readings:
@@ -103,3 +107,19 @@ def _gpu(index: int, handle: Any) -> dict[str, float]:
         except pynvml.NVMLError:
             continue  # a partition of a GPU, for example, has no temperature
     return values
+
+
+def _throttling(pynvml: Any) -> int:
+    """The reasons that are a fault of cooling or supply. A power cap is none: at full load it is the normal state."""
+    return int(
+        pynvml.nvmlClocksThrottleReasonHwSlowdown
+        | pynvml.nvmlClocksThrottleReasonSwThermalSlowdown
+        | pynvml.nvmlClocksThrottleReasonHwThermalSlowdown
+        | pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown
+    )
+
+
+def _uncorrected_errors(pynvml: Any, handle: Any) -> int:
+    """Since the driver was loaded; of a GPU without ECC, NVML says that it is not supported."""
+    kind, since = pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC
+    return int(pynvml.nvmlDeviceGetTotalEccErrors(handle, kind, since))

@@ -23,6 +23,7 @@ import numpy as np
 import psutil
 from adapters import Agent, Log, load
 from data import row, tally
+from store_tasks import STORE_TASKS
 
 MARK = "HOLTER_BENCH_MARK"  # in the environment of a worker and of every process that it starts
 
@@ -335,6 +336,7 @@ TASKS: dict[str, Callable[[Agent, dict[str, Any]], Any]] = {
     "init": init,
     "crash": crash,
     "read": read,
+    **STORE_TASKS,
 }
 
 

@@ -103,6 +103,9 @@ def _level(first_step: int, last_step: int, most: int) -> int:
 
 
 _META = [chunks.c[name] for name in Chunk.__slots__]
+_WITHOUT_COARSE = [
+    sa.literal(b"", sa.LargeBinary).label("coarse") if column.name == "coarse" else column for column in _META
+]
 
 
 def list_chunks(
@@ -112,14 +115,16 @@ def list_chunks(
     writer_id: int | None = None,
     metrics: Collection[str] | None = None,
     steps: tuple[int | None, int | None] = (None, None),
+    coarse: bool = True,
 ) -> list[Chunk]:
     """The chunks of some runs in the order of their series and, within one, of their first points.
 
     Args:
         metrics: of these only; None means all.
         steps: leave out chunks that lie wholly before the first or behind the last of these steps.
+        coarse: with their pyramids; False leaves these empty.
     """
-    query = sa.select(*_META).where(chunks.c.run_id.in_(run_ids))
+    query = sa.select(*(_META if coarse else _WITHOUT_COARSE)).where(chunks.c.run_id.in_(run_ids))
     if writer_id is not None:
         query = query.where(chunks.c.writer_id == writer_id)
     if metrics is not None:

@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 
 from holter.wire import CommandUpdate
 from holter_db.errors import QueryError
+from holter_db.many import Lookup, bound, members
 from holter_db.names import new_id
 from holter_db.schema import command_answers, commands, runs
 from holter_db.upsert import insert_new
@@ -27,11 +28,14 @@ __all__ = [
     "CommandRow",
     "answer",
     "expire",
+    "find_commands",
     "list_commands",
     "mark_delivered",
+    "note_dry_run",
     "pending",
     "request",
     "settle",
+    "waiting",
 ]
 
 UNFINISHED = ("requested", "delivered", "acknowledged")
@@ -59,7 +63,7 @@ class CommandRow:
     attempt: int
     name: str
     args: dict[str, Any]
-    state: str  # requested | delivered | acknowledged | done | failed | expired
+    state: str  # requested | delivered | acknowledged | done | failed | expired | dry_run (only written down)
     requested_at: float
     requested_by: str
     delivered_at: float | None
@@ -108,6 +112,16 @@ def request(  # noqa: PLR0917 - the order in which a command is spoken of: who s
     return row
 
 
+def note_dry_run(  # noqa: PLR0917 - as `request`
+    conn: Connection, run_id: str, attempt: int, id: str, name: str, args: dict[str, Any], by: str, now: float
+) -> CommandRow:
+    """Write down what a rule in a dry run would have asked for; no rank is told."""
+    result = f"would have asked for: {name}"
+    row = CommandRow(id, attempt, name, args, "dry_run", now, by, None, None, now, None, result)
+    conn.execute(sa.insert(commands), {"run_id": run_id, **_values(row)})
+    return row
+
+
 def _explained(conn: Connection, run_id: str, row: CommandRow, args: dict[str, Any]) -> CommandRow:
     """A command that was known by its answer alone, now with the reason for it."""
     if row.args or not args:
@@ -134,6 +148,17 @@ def pending(conn: Connection, run_id: str, attempt: int, writer: str) -> list[Co
         commands.c.state.in_((*UNFINISHED, "failed")),
         ~sa.exists().where(mine).correlate(commands),
     )
+
+
+def waiting(conn: Connection, run_ids: Collection[str]) -> set[str]:
+    """Those of the runs that have a command which `pending` may give to somebody."""
+    return {run_id for (run_id,) in _WAITING.rows(conn, bound(run_ids))}
+
+
+def _waiting(dialect: str) -> sa.Select[Any]:
+    unanswered = sa.or_(*(commands.c.state == sa.literal_column(f"'{state}'") for state in (*UNFINISHED, "failed")))
+    these = commands.c.run_id.in_(members(dialect, "runs"))
+    return sa.select(commands.c.run_id).where(these, unanswered).distinct()
 
 
 def mark_delivered(conn: Connection, run_id: str, attempt: int, ids: Sequence[str], now: float) -> list[CommandRow]:
@@ -164,11 +189,11 @@ def answer(  # noqa: PLR0917 - whose answer it is, then what was said
 
 def settle(conn: Connection, run_id: str, attempt: int, now: float) -> list[CommandRow]:
     """Look at the attempt's unfinished commands again once a rank is gone; those that this finished."""
-    waiting = _rows(conn, _of(run_id, attempt), commands.c.state.in_(UNFINISHED))
-    if not waiting:
+    unfinished = _rows(conn, _of(run_id, attempt), commands.c.state.in_(UNFINISHED))
+    if not unfinished:
         return []
     alive = _alive(conn, run_id, attempt, now)
-    settled = [(row, _settled(conn, run_id, row, alive)) for row in waiting]
+    settled = [(row, _settled(conn, run_id, row, alive)) for row in unfinished]
     return [after for before, after in settled if after != before]
 
 
@@ -185,6 +210,15 @@ def expire(conn: Connection, run_id: str, before: int) -> list[CommandRow]:
 def list_commands(conn: Connection, run_id: str, attempt: int | None = None) -> list[CommandRow]:
     """Every command of a run, or of one attempt, oldest first."""
     return _rows(conn, commands.c.run_id == run_id if attempt is None else _of(run_id, attempt))
+
+
+def find_commands(
+    conn: Connection, run_id: str, keys: Collection[tuple[int, str]]
+) -> dict[tuple[int, str], CommandRow]:
+    """Those commands of a run that there are, by attempt and id."""
+    wanted = set(keys)
+    rows = _rows(conn, commands.c.run_id == run_id, commands.c.id.in_([id for _, id in wanted]))
+    return {key: row for row in rows if (key := (row.attempt, row.id)) in wanted}
 
 
 def _made_by_guard(conn: Connection, run_id: str, attempt: int, said: CommandUpdate) -> CommandRow | None:
@@ -292,3 +326,6 @@ def _answers(conn: Connection, run_id: str, ids: Collection[str]) -> dict[tuple[
     for attempt, command, *said in conn.execute(query):
         found.setdefault((attempt, command), []).append(CommandAnswer(*said))
     return found
+
+
+_WAITING = Lookup(_waiting, ("runs",))

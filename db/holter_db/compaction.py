@@ -68,4 +68,7 @@ def free_pages(conn: Connection) -> tuple[int, int]:
 
 def trim(conn: Connection, pages: int) -> None:
     """Give so many free pages of an SQLite file back to the file system; the connection must be one that writes."""
-    conn.exec_driver_sql(f"PRAGMA incremental_vacuum({pages:d})").all()  # a row each: it stops where reading stops
+    cursor = conn.connection.cursor()
+    for _ in range(pages):  # Python's sqlite3 stops behind the first page of a statement, however many it asks for
+        cursor.execute("PRAGMA incremental_vacuum(1)")
+    cursor.close()

@@ -40,11 +40,12 @@ def decode_cursor(cursor: str, sort: str) -> tuple[Any, str]:
 def after(
     column: sa.ColumnElement[Any], id_column: sa.ColumnElement[str], value: Any, id: str, *, descending: bool
 ) -> sa.ColumnElement[bool]:
-    """The rows that follow (value, id) in that order."""
-    bound = sa.bindparam(None, value, column.type)
-    beyond = column < bound if descending else column > bound
-    ties = id_column < id if descending else id_column > id
-    return sa.or_(beyond, sa.and_(column == bound, ties))
+    """The rows that follow (value, id) in that order, said so that an index of both finds the first of them."""
+    # A cursor that somebody made up may hold an integer that the column could not.
+    bound = sa.bindparam(None, value, sa.BigInteger() if isinstance(column.type, sa.Integer) else column.type)
+    if descending:
+        return sa.and_(column <= bound, sa.or_(column < bound, id_column < id))
+    return sa.and_(column >= bound, sa.or_(column > bound, id_column > id))
 
 
 def page_size(limit: int) -> int:

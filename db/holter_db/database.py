@@ -13,11 +13,12 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from holter_db.errors import DatabaseError
-from holter_db.migrate import migrate
+from holter_db.migrate import migrate, revision_of
+from holter_db.notifications import Listener
 from holter_db.open_errors import explain
 from holter_db.tail import TailCache
 
-__all__ = ["Connection", "Database"]
+__all__ = ["Connection", "Database", "parse_url"]
 
 BUSY_TIMEOUT_MS = 15_000  # another process, such as `holter webhook add`, holds SQLite's write lock only for moments
 CACHE_BYTES = 64 * 2**20
@@ -42,26 +43,34 @@ class Database:
             self._reader = _sqlite_engine(url, begin="BEGIN", pool_size=8)
         else:
             self.dialect = "postgresql"
-            self._writer = sa.create_engine(url, pool_size=10, max_overflow=20, pool_pre_ping=True)
+            named = {"application_name": "holter"} if "application_name" not in url.query else {}
+            self._writer = sa.create_engine(url, pool_size=10, max_overflow=20, pool_pre_ping=True, connect_args=named)
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         # Only connections that read may fill the cache: what a writer sees could still be rolled back.
         self._reader = self._reader.execution_options(tail_cache=cache)
         self._write_lock = threading.Lock()
 
     @classmethod
-    def open(cls, url: str) -> Database:
+    def open(cls, url: str, *, as_it_is: bool = False) -> Database:
         """Connect, and create or migrate the tables.
 
         Args:
             url: ``sqlite:///holter.db`` (a file) or ``postgresql://user:password@host/name``.
+            as_it_is: create and migrate nothing; the tables may be of any revision.
 
         Raises:
             DatabaseError: with what is in the way and what to do about it.
         """
-        parsed = _parse(url)
+        parsed = parse_url(url)
+        if as_it_is and parsed.get_backend_name() == "sqlite" and not Path(str(parsed.database)).exists():
+            raise DatabaseError(f"There is no database at {parsed.database}", "Name one: sqlite:///PATH")
         database = cls(parsed)
         try:
-            with database._writer_connection() as conn:
+            if as_it_is:
+                with database._reader.connect() as conn:
+                    revision_of(conn)
+                return database
+            with database._migrating() as conn:
                 migrate(conn)
         except SQLAlchemyError as error:
             database.close()
@@ -69,6 +78,22 @@ class Database:
         except BaseException:
             database.close()
             raise
+        return database
+
+    @classmethod
+    def attach(cls, url: sa.URL) -> Database:
+        """Connect to a database as it is, whatever its tables are.
+
+        Raises:
+            DatabaseError: it can't be reached.
+        """
+        database = cls(url)
+        try:
+            with database._reader.connect() as conn, conn.begin():
+                conn.execute(sa.text("SELECT 1"))
+        except SQLAlchemyError as error:
+            database.close()
+            raise explain(url, error) from error
         return database
 
     @contextmanager
@@ -96,6 +121,15 @@ class Database:
         with self.read() as conn:
             conn.execute(sa.text("SELECT 1 FROM runs LIMIT 1"))
 
+    def listen(self) -> Listener:
+        """A new connection that hears what servers on this PostgreSQL announce; SQLite has one server.
+
+        Raises:
+            DatabaseError: PostgreSQL can't be reached.
+        """
+        args, params = self._writer.dialect.create_connect_args(self._writer.url)
+        return Listener(args, params)
+
     def close(self) -> None:
         """Close every connection."""
         self._reader.dispose()
@@ -110,6 +144,24 @@ class Database:
             with self._write_lock, self._writer.begin() as conn:
                 yield conn
 
+    @contextmanager
+    def _migrating(self) -> Iterator[Connection]:
+        """A transaction in which a table may be made anew: SQLite would first delete its rows, and refuse to while
+        others refer to them. It takes no notice of this pragma inside a transaction.
+        """
+        if self.dialect == "postgresql":
+            with self._writer.begin() as conn:
+                yield conn
+            return
+        with self._write_lock, self._writer.connect() as conn:
+            driver: Any = conn.connection.driver_connection
+            driver.execute("PRAGMA foreign_keys = OFF")
+            try:
+                with conn.begin():
+                    yield conn
+            finally:
+                driver.execute("PRAGMA foreign_keys = ON")
+
 
 @contextmanager
 def _translated() -> Iterator[None]:
@@ -123,7 +175,12 @@ def _translated() -> Iterator[None]:
         raise DatabaseError(f"The database does not do its work: {cause}", "Try again; see its log.") from error
 
 
-def _parse(url: str) -> sa.URL:
+def parse_url(url: str) -> sa.URL:
+    """The address of a database that Holter can use.
+
+    Raises:
+        DatabaseError: it is none, and what one looks like.
+    """
     try:
         parsed = sa.make_url(url)
     except sa.exc.ArgumentError:

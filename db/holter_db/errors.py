@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["Conflict", "DatabaseError", "NotFound", "QueryError", "StoreError"]
+from typing import Literal
+
+__all__ = ["Conflict", "DatabaseError", "FilterError", "Gone", "NotFound", "QueryError", "StoreError"]
 
 
 class StoreError(Exception):
@@ -23,6 +25,16 @@ class NotFound(StoreError):
         self.id = id
 
 
+class Gone(NotFound):
+    """There was a run with this id: it is hidden (deleted), or nothing is left of it (purged)."""
+
+    def __init__(self, id: str, how: Literal["deleted", "purged"], hint: str) -> None:
+        super().__init__("run", id, hint)
+        self.message = f"Run {id!r} was {how}"
+        self.args = (self.message,)
+        self.how = how
+
+
 class Conflict(StoreError):
     """The request does not fit what is stored: an ambiguous prefix, a version that has moved on."""
 
@@ -37,3 +49,12 @@ class DamagedData(DatabaseError):
 
 class QueryError(StoreError):
     """A question or a value that the store can't take: an unknown sort key, a broken cursor, a malformed id."""
+
+
+class FilterError(QueryError):
+    """A filter that can't be understood. ``position`` counts its characters from 1."""
+
+    def __init__(self, what: str, position: int, hint: str = "") -> None:
+        super().__init__(f"The filter can't be understood at character {position}: {what}", hint)
+        self.what = what
+        self.position = position

@@ -11,9 +11,9 @@ from sqlalchemy import Connection
 
 from holter.wire import INT64_MAX
 from holter_db.errors import NotFound
-from holter_db.schema import captures, events, writers
+from holter_db.schema import captures, events, segments, writers
 
-__all__ = ["EventRow", "event_id", "get_event", "list_events", "of_writer", "same_event"]
+__all__ = ["EventRow", "event_id", "events_between", "get_event", "list_events", "of_writer", "same_event"]
 
 _ID = re.compile(r"(\d{1,9})-(\d{1,19})-(\d{1,9})", re.ASCII)
 
@@ -44,12 +44,18 @@ def list_events(conn: Connection, run_id: str, kind: str | None = None) -> list[
     Args:
         kind: only those of this kind.
     """
-    data = sa.case((captures.c.run_id.is_(None), events.c.data), else_=captures.c.summary)
+    query = _select_short().where(events.c.run_id == run_id, *(() if kind is None else (events.c.kind == kind,)))
+    return [_row(row) for row in conn.execute(query.order_by(events.c.time, *_KEY))]
+
+
+def events_between(conn: Connection, run_id: str, first: int, last: int) -> list[EventRow]:
+    """The same of the segments at the positions ``first`` to ``last``, in the order in which they were stored."""
+    same_frame = (segments.c[name] == events.c[name] for name in ("run_id", "writer_id", "seq"))
     query = (
-        _select(sa.type_coerce(data, events.c.data.type).label("data"))
-        .outerjoin(captures, same_event(captures))
-        .where(events.c.run_id == run_id, *(() if kind is None else (events.c.kind == kind,)))
-        .order_by(events.c.time, events.c.writer_id, events.c.seq, events.c.number)
+        _select_short()
+        .join(segments, sa.and_(*same_frame))
+        .where(segments.c.run_id == run_id, segments.c.position.between(first, last))
+        .order_by(segments.c.position, events.c.number)
     )
     return [_row(row) for row in conn.execute(query)]
 
@@ -74,10 +80,18 @@ def _parts(id: str) -> tuple[int, int, int]:
     return (writer_id, seq, number) if seq <= INT64_MAX else (0, 0, 0)  # no writer has the id 0
 
 
+_KEY = (events.c.writer_id, events.c.seq, events.c.number)
+
+
 def _select(data: sa.ColumnElement[Any]) -> sa.Select[Any]:
-    key = (events.c.writer_id, events.c.seq, events.c.number)
     what = (events.c.time, events.c.step, events.c.kind, events.c.severity, events.c.text)
-    return sa.select(*key, *what, data, writers.c.name, writers.c.attempt).join(writers, of_writer(events))
+    return sa.select(*_KEY, *what, data, writers.c.name, writers.c.attempt).join(writers, of_writer(events))
+
+
+def _select_short() -> sa.Select[Any]:
+    data = sa.case((captures.c.run_id.is_(None), events.c.data), else_=captures.c.summary)
+    labelled = sa.type_coerce(data, events.c.data.type).label("data")
+    return _select(labelled).outerjoin(captures, same_event(captures))
 
 
 def of_writer(table: sa.Table) -> sa.ColumnElement[bool]:

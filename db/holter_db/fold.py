@@ -20,8 +20,10 @@ from holter.wire import FloatArray, IntArray
 from holter_db.chunk_rows import Places, axis_row, chunk_row
 from holter_db.chunks import CHUNK_POINTS
 from holter_db.codec import pack_ints, unpack_ints
+from holter_db.rule_state import saved_position
 from holter_db.schema import axes, chunks, folds, runs, segments
 from holter_db.segments import decode_blocks
+from holter_db.summaries import summarize
 
 __all__ = [
     "Fold",
@@ -62,8 +64,8 @@ class Fold:
 
 
 def foldable_position(conn: Connection, run_id: str) -> int:
-    """The greatest position that the health rules don't need any more as it was shipped."""
-    return conn.scalar(sa.select(runs.c.position).where(runs.c.id == run_id)) or 0
+    """The greatest position whose segment the health rules won't need again: what comes later may be replayed."""
+    return saved_position(conn, run_id)
 
 
 def pending(conn: Connection, run_id: str, up_to: int) -> list[Pending]:
@@ -115,6 +117,7 @@ def commit(conn: Connection, fold: Fold) -> bool:
     conn.execute(sa.insert(folds), {**key, **_fold_row(fold.seqs)})
     insert_chunks(conn, key, fold.axes, fold.chunks)
     conn.execute(sa.update(runs).where(runs.c.id == fold.run_id).values(folds=locked.folds + 1))
+    summarize(conn, fold.run_id)
     return True
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,6 +12,8 @@ from sqlalchemy import Connection, RowMapping
 from holter.health.model import SEVERITIES, Action, Transition
 from holter_db.cursors import after, decode_cursor, encode_cursor, page_size
 from holter_db.errors import NotFound, QueryError
+from holter_db.flapping import FLAP_OPENINGS, FLAP_WINDOW_S, alias, openings, real_name
+from holter_db.mutes import mute_of
 from holter_db.schema import incidents, runs
 from holter_db.upsert import insert_new
 from holter_db.writers import rank_of
@@ -22,12 +24,20 @@ __all__ = [
     "IncidentRow",
     "acknowledge",
     "apply",
+    "end_flapping",
+    "find_incidents",
     "get_incident",
+    "incident_id",
+    "keep_health",
     "list_incidents",
+    "resolve",
     "snooze",
+    "snoozes_over",
+    "unsnooze",
+    "waiting_to_repeat",
 ]
 
-OPEN_STATES = ("firing", "acknowledged")
+OPEN_STATES = ("firing", "acknowledged", "snoozed")
 _SORT = "-opened_at"
 
 
@@ -46,7 +56,7 @@ class IncidentRow:
     metric: str
     writer: str
     rank: int | None
-    state: str  # firing | acknowledged | resolved
+    state: str  # firing | acknowledged | snoozed | resolved
     step: int | None
     last_step: int | None
     resolved_step: int | None
@@ -65,11 +75,13 @@ class IncidentRow:
     acknowledged_at: float | None
     acknowledged_by: str | None
     snoozed_until: float | None
+    muted: str | None  # the mute under which it falls
+    flaps: int  # times that a flapping incident has opened; 0: it does not flap
 
 
 @dataclass(frozen=True, slots=True)
 class IncidentChange:
-    """A transition that changed something."""
+    """A transition that changed something. What a flapping incident does is an update of it."""
 
     incident: IncidentRow
     action: Action
@@ -83,12 +95,13 @@ def apply(conn: Connection, run_id: str, transitions: Sequence[Transition], now:
     """
     changes = []
     for transition in transitions:
-        done = _write(conn, run_id, transition, now)
+        named = replace(transition, incident=real_name(conn, run_id, transition.incident))
+        done = _write(conn, run_id, named, now)
         if done is not None:
-            row = get_incident(conn, incident_id(run_id, transition.incident))
-            changes.append(IncidentChange(row, done))
+            name = real_name(conn, run_id, transition.incident)  # an opening may have been counted to another one
+            changes.append(IncidentChange(get_incident(conn, incident_id(run_id, name)), done))
     if changes:
-        _keep_health(conn, run_id)
+        keep_health(conn, run_id)
     return changes
 
 
@@ -109,6 +122,12 @@ def get_incident(conn: Connection, id: str) -> IncidentRow:
     return _incident_row(row)
 
 
+def find_incidents(conn: Connection, run_id: str, names: Collection[str]) -> dict[str, IncidentRow]:
+    """Those incidents of a run that there are, by the engine's names for them."""
+    query = _select().where(incidents.c.run_id == run_id, incidents.c.incident.in_(list(names)))
+    return {row["incident"]: _incident_row(row) for row in conn.execute(query).mappings()}
+
+
 def list_incidents(
     conn: Connection,
     *,
@@ -122,7 +141,7 @@ def list_incidents(
     """One page of incidents, newest first, and the cursor of the next one, or None.
 
     Args:
-        state: firing, acknowledged, resolved, or open for the first two.
+        state: firing, acknowledged, snoozed, resolved, or open for the first three.
 
     Raises:
         QueryError: an unknown state or severity, a foreign cursor, a limit out of range.
@@ -148,17 +167,60 @@ def acknowledge(conn: Connection, id: str, by: str, now: float) -> IncidentRow:
             acknowledged_at=now,
             acknowledged_by=by,
             updated_at=now,
-            state=sa.case((incidents.c.state == "firing", "acknowledged"), else_=incidents.c.state),
+            state=sa.case((incidents.c.state.in_(("firing", "snoozed")), "acknowledged"), else_=incidents.c.state),
         )
     )
     return get_incident(conn, id)
 
 
 def snooze(conn: Connection, id: str, until: float, now: float) -> IncidentRow:
-    """No notices of this incident until ``until`` (seconds, UTC)."""
+    """No notices of this incident until ``until`` (seconds, UTC). A resolved incident stays resolved."""
     get_incident(conn, id)
-    conn.execute(sa.update(incidents).where(incidents.c.id == id).values(snoozed_until=until, updated_at=now))
+    state = sa.case((incidents.c.state == "resolved", "resolved"), else_="snoozed")
+    values = {"snoozed_until": until, "updated_at": now, "state": state}
+    conn.execute(sa.update(incidents).where(incidents.c.id == id).values(values))
     return get_incident(conn, id)
+
+
+def unsnooze(conn: Connection, id: str, now: float) -> IncidentRow:
+    """The snooze is over: it is what it was before."""
+    state = sa.case((incidents.c.acknowledged_at.is_not(None), "acknowledged"), else_="firing")
+    mine = (incidents.c.id == id, incidents.c.state == "snoozed")
+    conn.execute(sa.update(incidents).where(*mine).values(state=state, snoozed_until=None, updated_at=now))
+    return get_incident(conn, id)
+
+
+def snoozes_over(conn: Connection, now: float) -> list[tuple[str, str]]:
+    """(run, id) of the incidents whose snooze has ended."""
+    query = sa.select(incidents.c.run_id, incidents.c.id)
+    query = query.where(incidents.c.state == "snoozed", incidents.c.snoozed_until <= now)
+    return [(row[0], row[1]) for row in conn.execute(query)]
+
+
+def waiting_to_repeat(conn: Connection) -> list[IncidentRow]:
+    """What fires and nobody has acknowledged, snoozed or muted."""
+    nobody = (incidents.c.state == "firing", incidents.c.muted.is_(None), incidents.c.settled_at.is_(None))
+    return [_incident_row(row) for row in conn.execute(_select().where(*nobody)).mappings()]
+
+
+def resolve(conn: Connection, id: str, resolution: str, now: float) -> IncidentRow | None:
+    """Somebody says that it is over; None if it was already. What its rule says of it later changes nothing."""
+    row = get_incident(conn, id)
+    if row.state == "resolved":
+        return None
+    ended = {"state": "resolved", "resolved_at": now, "resolved_step": row.last_step, "resolution": resolution}
+    conn.execute(sa.update(incidents).where(incidents.c.id == id).values(**ended, updated_at=now, settled_at=None))
+    keep_health(conn, row.run)
+    return get_incident(conn, id)
+
+
+def end_flapping(conn: Connection, run_id: str, incident: str, now: float) -> IncidentRow | None:
+    """A flapping incident has not been met for long enough: it resolves. None if that is not so any more."""
+    row = get_incident(conn, incident_id(run_id, incident))
+    unmet = sa.select(incidents.c.settled_at).where(incidents.c.id == row.id)
+    if conn.scalar(unmet) is None:
+        return None
+    return resolve(conn, row.id, f"It opened {row.flaps} times and has been quiet since step {row.last_step}", now)
 
 
 def _write(conn: Connection, run_id: str, transition: Transition, now: float) -> Action | None:
@@ -171,13 +233,37 @@ def _write(conn: Connection, run_id: str, transition: Transition, now: float) ->
         return None if transition.action == "resolve" else _open(conn, run_id, transition, now)
     if row["state"] == "resolved":
         return None
+    if row["flaps"] and transition.action == "resolve":
+        conn.execute(sa.update(incidents).where(this).values(settled_at=now, **_reached(row, transition, now)))
+        return "update"
     conn.execute(sa.update(incidents).where(this).values(_changed(row, transition, now)))
     return transition.action
 
 
 def _open(conn: Connection, run_id: str, transition: Transition, now: float) -> Action | None:
-    opened = insert_new(conn, incidents, _opening(run_id, transition, now), key=("run_id", "incident"))
+    this = (incidents.c.run_id == run_id, incidents.c.incident == transition.incident)
+    if conn.scalar(sa.select(sa.literal(1)).where(*this)) is not None:
+        return None
+    flapping = alias(conn, run_id, transition)
+    if flapping is not None:
+        _reopen(conn, run_id, flapping, transition, now)
+        return "update"
+    values = _opening(run_id, transition, now)
+    steps = [*openings(conn, run_id, transition), transition.step]
+    if len(steps) >= FLAP_OPENINGS:
+        values["flaps"] = len(steps)
+        values["evidence"] = {**transition.evidence, "flapping": {"opened_at_steps": steps, "within_s": FLAP_WINDOW_S}}
+    values["muted"] = mute_of(conn, run_id, transition.rule, transition.metric, now)
+    opened = insert_new(conn, incidents, values, key=("run_id", "incident"))
     return "open" if opened else None
+
+
+def _reopen(conn: Connection, run_id: str, incident: str, transition: Transition, now: float) -> None:
+    this = sa.and_(incidents.c.run_id == run_id, incidents.c.incident == incident)
+    row = conn.execute(sa.select(incidents).where(this)).mappings().one()
+    again = replace(transition, incident=incident, action="update")
+    values = _changed(row, again, now) | {"flaps": row["flaps"] + 1, "settled_at": None}
+    conn.execute(sa.update(incidents).where(this).values(values))
 
 
 def _opening(run_id: str, transition: Transition, now: float) -> dict[str, Any]:
@@ -203,13 +289,12 @@ def _opening(run_id: str, transition: Transition, now: float) -> dict[str, Any]:
         "actions": transition.actions,
         "opened_at": now,
         "updated_at": now,
+        "flaps": 0,
     }
 
 
 def _changed(row: RowMapping, transition: Transition, now: float) -> dict[str, Any]:
-    values: dict[str, Any] = {"updated_at": now, "evidence": {**row["evidence"], **transition.evidence}}
-    if transition.step is not None:
-        values["last_step"] = max(transition.step, row["last_step"] or transition.step)
+    values = _reached(row, transition, now)
     if transition.action == "resolve":
         ended = {"state": "resolved", "resolved_at": now, "resolved_step": transition.step}
         return values | ended | {"resolution": transition.message}
@@ -222,10 +307,19 @@ def _changed(row: RowMapping, transition: Transition, now: float) -> dict[str, A
     return values
 
 
-def _keep_health(conn: Connection, run_id: str) -> None:
+def _reached(row: RowMapping, transition: Transition, now: float) -> dict[str, Any]:
+    values: dict[str, Any] = {"updated_at": now, "evidence": {**row["evidence"], **transition.evidence}}
+    if transition.step is not None:
+        values["last_step"] = max(transition.step, row["last_step"] or transition.step)
+    return values
+
+
+def keep_health(conn: Connection, run_id: str) -> None:
+    """Count the run's open incidents anew; those that are muted or have settled don't make it unhealthy."""
     query = (
         sa.select(incidents.c.severity, sa.func.count())
         .where(incidents.c.run_id == run_id, incidents.c.state.in_(OPEN_STATES))
+        .where(incidents.c.muted.is_(None), incidents.c.settled_at.is_(None))
         .group_by(incidents.c.severity)
     )
     found: dict[str, int] = dict(conn.execute(query).all())
@@ -235,7 +329,7 @@ def _keep_health(conn: Connection, run_id: str) -> None:
 
 
 def _select() -> sa.Select[Any]:
-    columns = [column for column in incidents.c if column.name != "run_id"]
+    columns = [column for column in incidents.c if column.name not in ("run_id", "settled_at")]
     about_run = (runs.c.id.label("run"), runs.c.name.label("run_name"), runs.c.project)
     return (
         sa.select(*columns, *about_run).join(runs, runs.c.id == incidents.c.run_id).where(runs.c.deleted_at.is_(None))
@@ -253,7 +347,7 @@ def _filters(
     run: str | None, project: str | None, state: str | None, severity: str | None
 ) -> list[sa.ColumnElement[bool]]:
     if state not in (None, "open", *OPEN_STATES, "resolved"):
-        raise QueryError(f"An incident is never {state!r}", "Use firing, acknowledged, resolved or open.")
+        raise QueryError(f"An incident is never {state!r}", "Use firing, acknowledged, snoozed, resolved or open.")
     if severity not in (None, *SEVERITIES):
         raise QueryError(f"There is no severity {severity!r}", f"Use {', '.join(SEVERITIES)}.")
     wanted = ((incidents.c.run_id, run), (runs.c.project, project), (incidents.c.severity, severity))

@@ -1,8 +1,10 @@
-"""One acknowledged frame becomes one segment; sending it again changes nothing."""
+"""Acknowledged frames become segments, many in one transaction; sending one again changes nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -10,15 +12,28 @@ from sqlalchemy import Connection
 from holter.health.model import Batch
 from holter.wire import INT64_MAX, Block, Event, Frame
 from holter_db.captures import capture_rows
-from holter_db.catalogue import update_catalogue
-from holter_db.errors import Conflict, NotFound
+from holter_db.catalogue import Added, update_catalogue
+from holter_db.deletion import absent
+from holter_db.errors import Conflict
 from holter_db.fold import folded_seqs
-from holter_db.schema import attempts, captures, events, runs, segments, writers
+from holter_db.locked import LockedRun, lock_runs, write_runs
+from holter_db.many import Bulk
+from holter_db.places import Attempt, Places, Writer
+from holter_db.schema import captures, events, segments
 from holter_db.segments import encode_blocks
-from holter_db.types import Double, Words
-from holter_db.writers import register_attempt, register_writer
 
-__all__ = ["Appended", "append", "note_sign_of_life"]
+__all__ = ["Appended", "Shipment", "append", "append_all", "known_seqs", "note_sign_of_life"]
+
+SEQS_PER_QUERY = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Shipment:
+    """A frame for a run whose row is locked. One that is not ``kept`` only says that its writer is alive."""
+
+    run: LockedRun
+    frame: Frame
+    kept: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,66 +46,9 @@ class Appended:
     attempt: int
     late: bool  # the frame belongs to an attempt that is not the run's newest
     dropped: int | None = None  # points that the writer has given up so far, where these have become more
+    position: int = 0  # of the segment; 0: there is none
     batches: list[Batch] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a frame belongs."""
-
-    run_id: str
-    position: int  # of the next segment
-    newest: int
-    attempt: int
-    first_step: int | None  # of the attempt
-    writer_id: int
-    last_seq: int
-    dropped: int
-    known: bool  # there is already a segment with the frame's seq
-
-
-# Built once: on the way of every frame, building a statement costs more than running it.
-_RUN, _SEQ = sa.bindparam("run", type_=Words), sa.bindparam("number", type_=sa.BigInteger)
-_KEY, _NEWEST = sa.bindparam("key", type_=Words), sa.bindparam("newest", type_=sa.Integer)
-_LOCK = (
-    sa.select(runs.c.attempt, runs.c.position).where(runs.c.id == _RUN, runs.c.deleted_at.is_(None)).with_for_update()
-)
-_FIND = (
-    sa.select(
-        attempts.c.attempt,
-        attempts.c.first_step,
-        writers.c.writer_id,
-        writers.c.last_seq,
-        writers.c.dropped,
-        segments.c.seq.is_not(None).label("known"),
-    )
-    .select_from(attempts)
-    .join(writers, sa.and_(writers.c.run_id == attempts.c.run_id, writers.c.attempt == attempts.c.attempt))
-    .outerjoin(
-        segments,
-        sa.and_(
-            segments.c.run_id == writers.c.run_id, segments.c.writer_id == writers.c.writer_id, segments.c.seq == _SEQ
-        ),
-    )
-    .where(
-        attempts.c.run_id == _RUN,
-        sa.case((_KEY == "", attempts.c.attempt == _NEWEST), else_=attempts.c.key == _KEY),
-        writers.c.name == sa.bindparam("name", type_=Words),
-    )
-)
-_INSERT = sa.insert(segments)
-_ADVANCE = sa.update(runs).where(runs.c.id == _RUN).values(position=sa.bindparam("at", type_=sa.BigInteger))
-_SEEN = (
-    sa.update(writers)
-    .where(writers.c.run_id == _RUN, writers.c.writer_id == sa.bindparam("writer", type_=sa.Integer))
-    .values(
-        last_seen_at=sa.bindparam("at", type_=Double),
-        last_seq=sa.bindparam("seq", type_=sa.BigInteger),
-        dropped=sa.bindparam("gave_up", type_=sa.BigInteger),
-        due_at=sa.func.coalesce(sa.bindparam("due", type_=Double), writers.c.due_at),
-    )
-)
 
 
 def append(conn: Connection, run_id: str, frame: Frame, now: float) -> Appended:
@@ -105,29 +63,7 @@ def append(conn: Connection, run_id: str, frame: Frame, now: float) -> Appended:
         NotFound: there is no such run.
         Conflict: the writer has used up its sequence numbers.
     """
-    place = _place(conn, run_id, frame, now)
-    seq = frame.seq or place.last_seq + 1
-    if seq > INT64_MAX:
-        raise Conflict(f"The writer {frame.writer!r} has no sequence number left", "Use another writer's name.")
-    late = place.attempt < place.newest
-    if place.known or (0 < frame.seq <= place.last_seq and folded_seqs(conn, run_id, place.writer_id, [frame.seq])):
-        return Appended(True, seq, place.writer_id, place.attempt, late)
-    blocks = [block for block in frame.blocks if block.rows]
-    _insert_segment(conn, place, seq, blocks, now)
-    update_catalogue(conn, run_id, place.writer_id, seq, blocks)
-    _insert_events(conn, place, seq, frame.events)
-    _note_writer(conn, place, seq, frame, now)
-    _note_first_step(conn, place, frame.writer, blocks)
-    return Appended(
-        duplicate=False,
-        seq=seq,
-        writer_id=place.writer_id,
-        attempt=place.attempt,
-        late=late,
-        dropped=_dropped(place, frame),
-        batches=[_batch(frame.writer, block) for block in blocks],
-        events=frame.events,
-    )
+    return _append_one(conn, run_id, frame, now, kept=True)
 
 
 def note_sign_of_life(conn: Connection, run_id: str, frame: Frame, now: float) -> Appended:
@@ -136,101 +72,151 @@ def note_sign_of_life(conn: Connection, run_id: str, frame: Frame, now: float) -
     Raises:
         NotFound: there is no such run.
     """
-    place = _place(conn, run_id, frame, now)
-    _note_writer(conn, place, 0, frame, now)
-    late = place.attempt < place.newest
-    return Appended(False, frame.seq, place.writer_id, place.attempt, late, _dropped(place, frame))
+    return _append_one(conn, run_id, frame, now, kept=False)
 
 
-def _dropped(place: _Place, frame: Frame) -> int | None:
-    return frame.dropped if frame.dropped > place.dropped else None
+def append_all(conn: Connection, shipments: Sequence[Shipment], now: float) -> list[Appended | Conflict]:
+    """Store many frames as `append` does one, in their order; a frame that can't be stored leaves the others alone.
 
-
-def _place(conn: Connection, run_id: str, frame: Frame, now: float) -> _Place:
-    """Lock the run, so that positions are given in the order of commits, and find the frame's writer.
-
-    Two statements: while the first waits for a lock, PostgreSQL would read the other tables as they were before.
+    The positions of the runs move on in memory: `holter_db.locked.write_runs` has to write them down.
     """
-    run = conn.execute(_LOCK, {"run": run_id}).one_or_none()
+    return _Storing(conn, now).take(shipments)
+
+
+def known_seqs(conn: Connection, run_id: str, writer_id: int, seqs: Collection[int]) -> set[int]:
+    """Those of a writer's sequence numbers that are stored already, as segments or in chunks."""
+    here = (segments.c.run_id == run_id, segments.c.writer_id == writer_id)
+    listed, found = list(seqs), set()
+    for start in range(0, len(listed), SEQS_PER_QUERY):
+        some = segments.c.seq.in_(listed[start : start + SEQS_PER_QUERY])
+        found |= set(conn.scalars(sa.select(segments.c.seq).where(*here, some)))
+    return found | folded_seqs(conn, run_id, writer_id, set(listed) - found)
+
+
+def _append_one(conn: Connection, run_id: str, frame: Frame, now: float, *, kept: bool) -> Appended:
+    run = lock_runs(conn, [run_id]).get(run_id)
     if run is None:
-        raise NotFound("run", run_id, "Start it with POST /api/v1/runs first.")
-    where = {"run": run_id, "newest": run.attempt, "key": frame.attempt, "name": frame.writer, "number": frame.seq}
-    found = conn.execute(_FIND, where).one_or_none()
-    if found is None:
-        where["newest"] = _register(conn, run_id, run.attempt, frame, now)
-        found = conn.execute(_FIND, where).one()
-    return _Place(run_id, position=run.position + 1, newest=where["newest"], **found._mapping)
+        raise absent(conn, run_id)
+    (appended,) = append_all(conn, [Shipment(run, frame, kept)], now)
+    write_runs(conn, [run])
+    if isinstance(appended, Conflict):
+        raise appended
+    return appended
 
 
-def _register(conn: Connection, run_id: str, newest: int, frame: Frame, now: float) -> int:
-    """Open the frame's attempt and writer; the number of the run's newest attempt."""
-    attempt = newest
-    if frame.attempt:
-        attempt, opened = register_attempt(conn, run_id, frame.attempt, now)
-        if opened:
-            conn.execute(sa.update(runs).where(runs.c.id == run_id).values(attempt=attempt))
-            newest = attempt
-    register_writer(conn, run_id, attempt, frame.writer, now)
-    return newest
+@dataclass(slots=True)
+class _Rows:
+    """What is to be inserted."""
+
+    segments: list[tuple[Any, ...]] = field(default_factory=list)
+    added: list[Added] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    captures: list[dict[str, Any]] = field(default_factory=list)
+
+    def insert(self, conn: Connection) -> None:
+        _INSERT.run(conn, self.segments)
+        update_catalogue(conn, self.added)
+        if self.events:
+            conn.execute(sa.insert(events), self.events)
+        if self.captures:
+            conn.execute(sa.insert(captures), self.captures)
 
 
-def _insert_segment(conn: Connection, place: _Place, seq: int, blocks: list[Block], now: float) -> None:
+class _Storing:
+    """Frames of one transaction on their way into the tables."""
+
+    def __init__(self, conn: Connection, now: float) -> None:
+        self._conn = conn
+        self._now = now
+        self._places = Places(conn, now)
+        self._rows = _Rows()
+        self._stored: dict[int, set[int]] = {}  # numbers of each writer, by identity
+        self._heard: dict[int, Writer] = {}  # by identity: a writer's row is written once
+        self._begun: dict[int, Attempt] = {}
+
+    def take(self, shipments: Sequence[Shipment]) -> list[Appended | Conflict]:
+        self._places.look_up((shipment.run, shipment.frame) for shipment in shipments)
+        self._look_up_seqs(shipments)
+        # One after the other: a frame may open the attempt that makes the ones behind it late.
+        appended = [self._take(shipment, self._places.place(shipment.run, shipment.frame)) for shipment in shipments]
+        self._rows.insert(self._conn)
+        self._places.write(list(self._heard.values()), list(self._begun.values()))
+        return appended
+
+    def _look_up_seqs(self, shipments: Sequence[Shipment]) -> None:
+        """Which numbers of these frames are stored already; those beyond their writer's greatest can't be."""
+        asked: dict[int, tuple[Writer, set[int]]] = {}
+        for shipment in shipments:
+            writer = self._places.known(shipment.run, shipment.frame)
+            if writer is not None and shipment.kept and 0 < shipment.frame.seq <= writer.last_seq:
+                asked.setdefault(id(writer), (writer, set()))[1].add(shipment.frame.seq)
+        for key, (writer, seqs) in asked.items():
+            self._stored[key] = known_seqs(self._conn, writer.attempt.run_id, writer.writer_id, seqs)
+
+    def _take(self, shipment: Shipment, writer: Writer) -> Appended | Conflict:
+        run, frame = shipment.run, shipment.frame
+        seq = frame.seq
+        if shipment.kept:
+            seq = frame.seq or writer.last_seq + 1
+            if seq > INT64_MAX:
+                hint = "Use another writer's name."
+                return Conflict(f"The writer {frame.writer!r} has no sequence number left", hint)
+            stored = self._stored.setdefault(id(writer), set())
+            if seq in stored:
+                return self._appended(run, writer, seq, duplicate=True)
+            stored.add(seq)
+        dropped = frame.dropped if frame.dropped > writer.dropped else None
+        writer.hear(seq if shipment.kept else 0, frame, self._now)
+        self._heard[id(writer)] = writer
+        if not shipment.kept:
+            return self._appended(run, writer, seq, dropped=dropped)
+        blocks = [block for block in frame.blocks if block.rows]
+        self._store(run, writer, seq, blocks, frame)
+        batches = [_batch(frame.writer, block) for block in blocks]
+        return self._appended(
+            run, writer, seq, dropped=dropped, position=run.position, batches=batches, events=frame.events
+        )
+
+    @staticmethod
+    def _appended(run: LockedRun, writer: Writer, seq: int, *, duplicate: bool = False, **more: Any) -> Appended:
+        attempt = writer.attempt.number
+        return Appended(duplicate, seq, writer.writer_id, attempt, attempt < run.attempt, **more)
+
+    def _store(self, run: LockedRun, writer: Writer, seq: int, blocks: list[Block], frame: Frame) -> None:
+        run.position += 1
+        first, last = _extent(blocks)
+        points = sum(block.rows * len(block.metrics) for block in blocks)
+        payload = encode_blocks(blocks)
+        key = (run.id, writer.writer_id, seq)
+        self._rows.segments.append((*key, run.position, self._now, points, first, last, payload))
+        if blocks:
+            self._rows.added.append(Added(*key, blocks))
+        # A writer such as "rank0/system" only repeats the newest step it has heard of, so its steps don't count.
+        if first is not None and "/" not in frame.writer and writer.attempt.begin(first):
+            self._begun[id(writer.attempt)] = writer.attempt
+        if frame.events:
+            self._keep_events({"run_id": run.id, "writer_id": writer.writer_id, "seq": seq}, frame.events)
+
+    def _keep_events(self, key: Mapping[str, Any], happened: list[Event]) -> None:
+        plain = ("time", "step", "kind", "severity", "text", "data")
+        for number, event in enumerate(happened):
+            self._rows.events.append({**key, "number": number, **{name: getattr(event, name) for name in plain}})
+        self._rows.captures += ({**key, "number": number, **about} for number, about in capture_rows(happened))
+
+
+def _extent(blocks: Sequence[Block]) -> tuple[int | None, int | None]:
+    """The least and the greatest step."""
     steps = [block.step_array() for block in blocks]
-    values = {
-        "run_id": place.run_id,
-        "writer_id": place.writer_id,
-        "seq": seq,
-        "position": place.position,
-        "received_at": now,
-        "points": sum(block.rows * len(block.metrics) for block in blocks),
-        "first_step": min((int(array.min()) for array in steps), default=None),
-        "last_step": max((int(array.max()) for array in steps), default=None),
-        "payload": encode_blocks(blocks),
-    }
-    conn.execute(_INSERT, values)
-    conn.execute(_ADVANCE, {"run": place.run_id, "at": place.position})
-
-
-def _insert_events(conn: Connection, place: _Place, seq: int, happened: list[Event]) -> None:
-    if not happened:
-        return
-    key = {"run_id": place.run_id, "writer_id": place.writer_id, "seq": seq}
-    rows = [
-        {
-            **key,
-            "number": number,
-            "time": event.time,
-            "step": event.step,
-            "kind": event.kind,
-            "severity": event.severity,
-            "text": event.text,
-            "data": event.data,
-        }
-        for number, event in enumerate(happened)
-    ]
-    conn.execute(sa.insert(events), rows)
-    if captured := [{**key, "number": number, **about} for number, about in capture_rows(happened)]:
-        conn.execute(sa.insert(captures), captured)
-
-
-def _note_writer(conn: Connection, place: _Place, seq: int, frame: Frame, now: float) -> None:
-    values = {"at": now, "seq": max(seq, place.last_seq), "gave_up": max(frame.dropped, place.dropped)}
-    due = None if frame.promise is None else now + frame.promise
-    conn.execute(_SEEN, {"run": place.run_id, "writer": place.writer_id, "due": due, **values})
-
-
-def _note_first_step(conn: Connection, place: _Place, writer: str, blocks: list[Block]) -> None:
-    """Keep the attempt's smallest step, from where it shadows older attempts.
-
-    A writer such as "rank0/system" only repeats the newest step it has heard of, so its steps don't count.
-    """
-    if "/" in writer or not blocks:
-        return
-    first = min(int(block.step_array().min()) for block in blocks)
-    if place.first_step is None or first < place.first_step:
-        this = sa.and_(attempts.c.run_id == place.run_id, attempts.c.attempt == place.attempt)
-        conn.execute(sa.update(attempts).where(this).values(first_step=first))
+    first = min((int(array.min()) for array in steps), default=None)
+    return first, max((int(array.max()) for array in steps), default=None)
 
 
 def _batch(writer: str, block: Block) -> Batch:
     return Batch(writer, block.metrics, block.step_array(), block.time_array(), block.value_matrix())
+
+
+def _insert(_dialect: str) -> sa.UpdateBase:
+    return sa.insert(segments)
+
+
+_INSERT = Bulk(_insert, [column.name for column in segments.c])

@@ -53,7 +53,7 @@ class Merged:
 def plan(conn: Connection, run_id: str, *, final: bool) -> list[Merge]:
     """What should be merged now; with ``final`` everything that is not in full chunks yet."""
     by_series: dict[tuple[int, str], list[Chunk]] = defaultdict(list)
-    for chunk in list_chunks(conn, [run_id]):
+    for chunk in list_chunks(conn, [run_id], coarse=False):
         by_series[chunk.writer_id, chunk.metric].append(chunk)
     together: dict[tuple[int, tuple[int, ...], int], list[str]] = defaultdict(list)
     for (writer_id, metric), found in by_series.items():

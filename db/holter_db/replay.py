@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from holter.health.model import Batch
-from holter.wire import FloatArray, IntArray
+from holter.wire import Block, FloatArray, IntArray
 from holter_db.codec import unpack_floats, unpack_ints
 from holter_db.schema import axes, chunks, incidents, segments, writers
 from holter_db.segments import decode_blocks
 
-__all__ = ["count_incidents", "iter_batches"]
+__all__ = ["count_incidents", "iter_batches", "iter_unobserved"]
 
 VALUES_PER_WINDOW = 2_000_000
+VALUES_PER_PIECE = 500_000
+SEGMENTS_AT_ONCE = 8
 _ROW_BITS = 20  # a frame has fewer records than 2**20
 
 
@@ -40,6 +43,47 @@ def iter_batches(conn: Connection, run_id: str, *, values: int = VALUES_PER_WIND
             for layer in extent.layers(conn, run_id, first, last)
         ]
         yield from _batches([layer for layer in layers if len(layer.keys)], names)
+
+
+def iter_unobserved(
+    conn: Connection, run_id: str, after: int, up_to: int
+) -> Generator[tuple[int, list[Batch]], None, None]:
+    """The records of the segments with a position beyond ``after``, in pieces, each with the position that it reaches.
+
+    What is in chunks is not among them: only what an engine's saved memory holds is folded. A generator that is not
+    read to its end has to be closed.
+
+    Raises:
+        DatabaseError: a segment is damaged, or was written by a newer version.
+    """
+    of_writer = sa.and_(writers.c.run_id == segments.c.run_id, writers.c.writer_id == segments.c.writer_id)
+    query = (
+        sa.select(segments.c.position, segments.c.points, segments.c.payload, writers.c.name)
+        .join(writers, of_writer)
+        .where(segments.c.run_id == run_id, segments.c.position > after, segments.c.position <= up_to)
+        .order_by(segments.c.position)
+    )
+    blocks: list[tuple[str, Block]] = []
+    values = 0
+    with conn.execute(query.execution_options(yield_per=SEGMENTS_AT_ONCE)) as rows:
+        for position, points, payload, name in rows:
+            blocks += ((name, block) for block in decode_blocks(payload))
+            values += points
+            if values >= VALUES_PER_PIECE:
+                yield position, _joined(blocks)
+                blocks, values = [], 0
+    yield up_to, _joined(blocks)
+
+
+def _joined(blocks: list[tuple[str, Block]]) -> list[Batch]:
+    """Neighbours of the same writer and metrics as one batch: an engine takes 64 rows in little more time than one."""
+    batches = []
+    for (name, metrics), group in groupby(blocks, lambda entry: (entry[0], entry[1].metrics)):
+        some = [block for _, block in group]
+        steps = np.concatenate([block.step_array() for block in some])
+        times = np.concatenate([block.time_array() for block in some])
+        batches.append(Batch(name, metrics, steps, times, np.concatenate([block.value_matrix() for block in some])))
+    return batches
 
 
 def count_incidents(conn: Connection, run_id: str) -> int:

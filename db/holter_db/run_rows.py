@@ -41,6 +41,9 @@ class RunRow:
     attempt: int  # the newest one; counts from 1
     environment: dict[str, Any]
     open_incidents: dict[str, int]  # {"critical": 0, "warning": 1, "info": 0}
+    deleted_at: float | None  # hidden since then, until it is restored or purged
+    deleted_because: str | None
+    purging_at: float | None  # since when its rows are being removed
 
 
 _PLAIN = tuple(field.name for field in fields(RunRow) if field.name != "open_incidents")
@@ -108,6 +111,8 @@ class LiveRun:
     due_at: float | None
     last_step: int | None
     last_step_at: float | None
+    position: int  # of its newest segment
+    revision: int  # of its config, tags and planned steps
 
     def vitals(self, now: float) -> Vitals:
         """The same for the health engine, at the service's time ``now``."""

@@ -2,41 +2,50 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from holter.wire import RunFinish, RunStart
-from holter_db.errors import Conflict, NotFound, QueryError
+from holter_db.deletion import absent, delete_run, deleted_run, restore_run
+from holter_db.errors import Conflict, QueryError
+from holter_db.locked import lock_runs, write_runs
+from holter_db.many import bound, members
 from holter_db.names import new_id, run_name
 from holter_db.run_rows import LIVE_STATES, AttemptRow, LiveRun, ProjectRow, RunRow, WriterRow, run_row
-from holter_db.run_search import SORT_KEYS, list_runs, resolve_run
-from holter_db.schema import attempts, projects, runs, writers
+from holter_db.run_search import list_runs, resolve_run, run_values, search_hint
+from holter_db.schema import attempts, projects, purged_runs, runs, writers
+from holter_db.searchable import keep_config, keep_tags
 from holter_db.upsert import insert_new
-from holter_db.writers import ENDS, end_writer, list_ranks, register_attempt, register_writer
+from holter_db.writers import ENDS, end_writer, list_ranks, live_ranks, register_attempt, register_writer
 
 __all__ = [
     "LIVE_STATES",
-    "SORT_KEYS",
     "AttemptRow",
     "LiveRun",
     "ProjectRow",
     "RunRow",
     "WriterRow",
     "delete_run",
+    "deleted_run",
     "finish_run",
+    "get_facts",
     "get_run",
+    "get_runs",
     "list_attempts",
     "list_projects",
     "list_ranks",
     "list_runs",
     "list_writers",
+    "live_ranks",
     "live_runs",
     "resolve_run",
+    "restore_run",
+    "run_values",
+    "search_hint",
     "set_state",
     "start_run",
     "touch_run",
@@ -44,7 +53,6 @@ __all__ = [
 ]
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_RATE_SECONDS = 30.0  # time constant of steps_per_second
 
 
 def start_run(conn: Connection, start: RunStart, now: float) -> RunRow:
@@ -55,16 +63,22 @@ def start_run(conn: Connection, start: RunStart, now: float) -> RunRow:
 
     Raises:
         QueryError: the id or the project can't be kept.
-        Conflict: the run was deleted, or belongs to another project.
+        Gone: the run was deleted, or purged.
+        Conflict: it belongs to another project.
     """
     _check(start)
     insert_new(conn, projects, {"name": start.project, "created_at": now}, key=("name",))
     run_id = start.id or _unused_id(conn, now)
     values = _first_values(conn, start, run_id, now)
     created = insert_new(conn, runs, values, key=("id",))
+    if created and conn.scalar(sa.select(purged_runs.c.run_id).where(purged_runs.c.run_id == run_id)):
+        raise absent(conn, run_id)
+    if created:
+        keep_config(conn, run_id, start.config)
+        keep_tags(conn, run_id, start.tags)
     row = conn.execute(sa.select(runs).where(runs.c.id == run_id).with_for_update()).mappings().one()
     if row["deleted_at"] is not None:
-        raise Conflict(f"Run {run_id!r} was deleted", "Start it under another id.")
+        raise absent(conn, run_id)
     if row["project"] != start.project:
         raise Conflict(
             f"Run {run_id!r} belongs to the project {row['project']!r}, not {start.project!r}",
@@ -119,6 +133,7 @@ def _first_values(conn: Connection, start: RunStart, run_id: str, now: float) ->
         "position": 0,
         "folds": 0,
         "compacted": 0,
+        "revision": 0,
     }
 
 
@@ -131,12 +146,13 @@ def _reopen(conn: Connection, row: sa.RowMapping, start: RunStart, number: int, 
     said = {"name": start.name, "group": start.group, "notes": start.notes, "planned_steps": start.planned_steps}
     values: dict[str, Any] = {key: value for key, value in said.items() if value is not None}
     values |= {key: value for key, value in (("config", start.config), ("environment", start.environment)) if value}
+    tags = tuple(dict.fromkeys((*row["tags"], *start.tags)))
     conn.execute(
         sa.update(runs)
         .where(runs.c.id == row["id"])
         .values(
             **values,
-            tags=tuple(dict.fromkeys((*row["tags"], *start.tags))),
+            tags=tags,
             state="running",
             state_reason=None,
             finished_at=None,
@@ -145,8 +161,13 @@ def _reopen(conn: Connection, row: sa.RowMapping, start: RunStart, number: int, 
             due_at=None,
             last_step_at=None,  # so that the next step is taken as it is, even if it is smaller
             attempt=number,
+            revision=runs.c.revision + 1,
         )
     )
+    if start.config:
+        keep_config(conn, row["id"], start.config)
+    if start.tags:
+        keep_tags(conn, row["id"], tags)
 
 
 def finish_run(conn: Connection, run_id: str, finish: RunFinish, now: float) -> RunRow:
@@ -218,13 +239,31 @@ def get_run(conn: Connection, run_id: str, *, lock: bool = False) -> RunRow:
             servers on one PostgreSQL never wait for each other.
 
     Raises:
-        NotFound: there is none, or it was deleted.
+        NotFound: there is none; `Gone` if it was deleted.
     """
     query = sa.select(runs).where(runs.c.id == run_id, runs.c.deleted_at.is_(None))
     row = conn.execute(query.with_for_update() if lock else query).mappings().one_or_none()
     if row is None:
-        raise NotFound("run", run_id, "`holter runs` lists the runs.")
+        raise absent(conn, run_id)
     return run_row(row)
+
+
+_FACTS = sa.select(runs.c.planned_steps, runs.c.config, runs.c.tags).where(
+    runs.c.id == sa.bindparam("run", type_=runs.c.id.type)
+)
+
+
+def get_facts(conn: Connection, run_id: str) -> tuple[int | None, dict[str, Any], tuple[str, ...]]:
+    """Planned steps, config and tags: what rules may ask of a run. Changes of these make a new revision of the run."""
+    planned_steps, config, tags = conn.execute(_FACTS, {"run": run_id}).one()
+    return planned_steps, config, tags
+
+
+def get_runs(conn: Connection, run_ids: Collection[str]) -> list[RunRow]:
+    """The runs with these ids, by id; those that don't exist or were deleted are left out."""
+    these = (runs.c.id.in_(members(conn.dialect.name, "ids")), runs.c.deleted_at.is_(None))
+    found = conn.execute(sa.select(runs).where(*these).order_by(runs.c.id), {"ids": bound(run_ids)})
+    return [run_row(row) for row in found.mappings()]
 
 
 def list_attempts(conn: Connection, run_id: str) -> list[AttemptRow]:
@@ -263,14 +302,12 @@ def update_run(
     values |= {key: value or None for key, value in (("notes", notes), ("group", group)) if value is not None}
     _locked(conn, run_id)
     if values:
-        conn.execute(sa.update(runs).where(runs.c.id == run_id).values(values))
+        conn.execute(sa.update(runs).where(runs.c.id == run_id).values(**values, revision=runs.c.revision + 1))
+    if config is not None:
+        keep_config(conn, run_id, config)
+    if tags is not None:
+        keep_tags(conn, run_id, tags)
     return get_run(conn, run_id)
-
-
-def delete_run(conn: Connection, run_id: str, now: float) -> None:
-    """Hide a run from every list. Its rows stay."""
-    _locked(conn, run_id)
-    conn.execute(sa.update(runs).where(runs.c.id == run_id).values(deleted_at=now))
 
 
 def touch_run(
@@ -289,30 +326,13 @@ def touch_run(
         due_at: when the agent promised the next sign at the latest; None leaves the promise as it is.
         last_step_at: seconds, UTC, of the service's clock.
     """
-    row = _locked(conn, run_id)
-    values: dict[str, Any] = {"last_seen_at": max(seen_at, row["last_seen_at"])}
-    if due_at is not None:
-        values["due_at"] = due_at
-    if last_step is not None and last_step_at is not None and (attempt is None or attempt >= row["attempt"]):
-        values |= _step_values(row, last_step, last_step_at)
-    conn.execute(sa.update(runs).where(runs.c.id == run_id).values(values))
-
-
-def _step_values(row: sa.RowMapping, step: int, at: float) -> dict[str, Any]:
-    if row["last_step_at"] is None or row["last_step"] is None:
-        return {"last_step": step, "last_step_at": at}
-    seconds = at - row["last_step_at"]
-    values: dict[str, Any] = {"last_step": max(step, row["last_step"]), "last_step_at": max(at, row["last_step_at"])}
-    if step > row["last_step"] and seconds > 0:
-        values["steps_per_second"] = _smoothed(row["steps_per_second"], (step - row["last_step"]) / seconds, seconds)
-    return values
-
-
-def _smoothed(before: float | None, rate: float, seconds: float) -> float:
-    """An exponentially weighted mean for samples that are ``seconds`` apart."""
-    if before is None:
-        return rate
-    return before + (1 - math.exp(-seconds / _RATE_SECONDS)) * (rate - before)
+    run = lock_runs(conn, [run_id]).get(run_id)
+    if run is None:
+        raise absent(conn, run_id)
+    run.hear(seen_at, due_at)
+    if last_step is not None and last_step_at is not None and (attempt is None or attempt >= run.attempt):
+        run.reach(last_step, last_step_at)
+    write_runs(conn, [run])
 
 
 def set_state(conn: Connection, run_id: str, state: str, reason: str | None, now: float) -> RunRow:
@@ -350,5 +370,5 @@ def _locked(conn: Connection, run_id: str) -> sa.RowMapping:
     query = sa.select(runs).where(runs.c.id == run_id, runs.c.deleted_at.is_(None)).with_for_update()
     row = conn.execute(query).mappings().one_or_none()
     if row is None:
-        raise NotFound("run", run_id, "`holter runs` lists the runs.")
+        raise absent(conn, run_id)
     return row

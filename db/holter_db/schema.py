@@ -1,5 +1,6 @@
 """The tables. Every table that grows has ``run_id`` first in its primary key, so that PostgreSQL can be partitioned
-or distributed by run; projects, webhooks, tokens and rule_sets are small reference tables.
+or distributed by run; projects, webhooks, tokens, rule_sets, mutes
+and retention are small reference tables.
 
 All times are float64 seconds, UTC. Steps are int64.
 """
@@ -19,14 +20,21 @@ __all__ = [
     "chunks",
     "command_answers",
     "commands",
+    "config_values",
     "deliveries",
     "events",
     "folds",
+    "incident_aliases",
     "incidents",
     "metadata",
+    "metric_summaries",
+    "mutes",
     "projects",
+    "purged_runs",
+    "retention",
     "rule_sets",
     "rule_state",
+    "run_tags",
     "runs",
     "segments",
     "series",
@@ -37,7 +45,7 @@ __all__ = [
 
 # The newest migration; a test compares it with the migrations folder. Known here so that opening an up-to-date
 # database need not load Alembic.
-REVISION = "0004"
+REVISION = "0008"
 
 metadata = sa.MetaData(
     naming_convention={
@@ -55,6 +63,18 @@ def _of_run() -> Column[str]:
 
 def _run_key() -> ForeignKeyConstraint:
     return ForeignKeyConstraint(["run_id"], ["runs.id"])
+
+
+def _of_listed(*columns: str) -> Index:
+    """An index of the runs that lists show, in the order of their pages."""
+    alive = sa.text("deleted_at IS NULL")
+    return Index(None, *columns, "id", sqlite_where=alive, postgresql_where=alive)
+
+
+def _where(present: str, *columns: str) -> Index:
+    """An index of the rows that have the column ``present``."""
+    has = sa.text(f"{present} IS NOT NULL")
+    return Index(None, *columns, sqlite_where=has, postgresql_where=has)
 
 
 projects = Table(
@@ -85,6 +105,8 @@ runs = Table(
     Column("started_at", Double, nullable=False),
     Column("finished_at", Double),
     Column("deleted_at", Double),
+    Column("deleted_because", Words),
+    Column("purging_at", Double),  # since when its rows are being removed: it can't be restored any more
     Column("last_seen_at", Double, nullable=False),
     Column("due_at", Double),
     Column("last_step", BigInteger),
@@ -95,9 +117,37 @@ runs = Table(
     Column("position", BigInteger, nullable=False),  # of the newest segment, in the order of commits
     Column("folds", BigInteger, nullable=False),  # how often segments were folded into chunks
     Column("compacted", BigInteger, nullable=False),  # everything up to this position lies in full chunks, as it stays
-    Index(None, "project", "created_at"),
-    Index(None, "created_at"),
-    Index(None, "state"),
+    Column("revision", BigInteger, nullable=False),  # of what rules may ask of it: config, tags, planned steps
+    Index(None, "deleted_at"),
+    # What a list of runs can be sorted by at once, and what it is filtered by beside "newest first". Only columns that
+    # a frame does not change: PostgreSQL then needs no index entry for it.
+    Index(None, "project", "created_at", "id"),  # of deleted runs as well: their number names the next one
+    *(_of_listed(*columns) for columns in (("created_at",), ("name",), ("started_at",), ("finished_at",))),
+    *(_of_listed(column, "created_at") for column in ("state", "health", "group")),
+)
+
+# The leaves of the configs, for filters and orders; `holter_db.searchable` keeps them in step with runs.config.
+config_values = Table(
+    "config_values",
+    metadata,
+    _of_run(),
+    Column("key", Words, primary_key=True),  # dotted
+    Column("number", Double),
+    Column("text", Words),  # its first 300 characters; also of numbers that were written as text
+    _run_key(),
+    _where("number", "key", "number", "run_id"),
+    _where("text", "key", "text", "run_id"),
+    sqlite_with_rowid=False,  # the rows lie in the order of their key, once: half the size
+)
+
+run_tags = Table(
+    "run_tags",
+    metadata,
+    _of_run(),
+    Column("tag", Words, primary_key=True),  # its first 300 characters
+    _run_key(),
+    Index(None, "tag", "run_id"),
+    sqlite_with_rowid=False,
 )
 
 attempts = Table(
@@ -229,6 +279,23 @@ series = Table(
     _run_key(),
 )
 
+# One row for each metric of a run whose points lie in chunks, so that runs can be ordered by a metric without reading
+# the series of all of them. Of a run that has segments they may be behind: see `holter_db.summaries`.
+metric_summaries = Table(
+    "metric_summaries",
+    metadata,
+    _of_run(),
+    Column("metric", Words, primary_key=True),
+    Column("last", Double, nullable=False),  # of the newest attempt's greatest step, lowest rank first; may be NaN
+    Column("min", Double),  # over finite values; NULL where there is none
+    Column("max", Double),
+    Column("count", BigInteger, nullable=False),
+    Column("non_finite", BigInteger, nullable=False),
+    _run_key(),
+    *(Index(None, "metric", column, "run_id") for column in ("last", "min", "max", "count", "non_finite")),
+    sqlite_with_rowid=False,
+)
+
 events = Table(
     "events",
     metadata,
@@ -295,9 +362,22 @@ incidents = Table(
     Column("acknowledged_at", Double),
     Column("acknowledged_by", Words),
     Column("snoozed_until", Double),
+    Column("muted", Words),  # id of the mute that keeps it quiet
+    Column("flaps", Integer, nullable=False),  # times that a flapping incident has opened; 0: it does not flap
+    Column("settled_at", Double),  # since when a flapping incident's condition is not met, by the service's clock
     _run_key(),
     Index(None, "id"),
     Index(None, "opened_at"),
+)
+
+# While an incident flaps, what the engine opens anew about the same thing is that incident.
+incident_aliases = Table(
+    "incident_aliases",
+    metadata,
+    _of_run(),
+    Column("incident", Words, primary_key=True),  # the engine's name
+    Column("stands_for", Words, nullable=False),  # the engine's name of the incident that it is counted to
+    _run_key(),
 )
 
 deliveries = Table(
@@ -318,6 +398,10 @@ deliveries = Table(
     Column("last_status", Integer),
     Column("last_error", Words),
     Column("log", Json, nullable=False),
+    Column("reason", Words, nullable=False),  # why it was decided to tell; a name of `holter_server.notify.decide`
+    Column("held", Words),  # why it does not leave yet; it does at next_attempt_at
+    Column("give_up_at", Double),  # a day after it was first due
+    Column("grouped_into", Words),  # the delivery that carries it
     Index(None, "id"),
     Index(None, "state", "next_attempt_at"),
     Index(None, "created_at"),
@@ -358,11 +442,14 @@ command_answers = Table(
     _run_key(),
 )
 
+# The health engine's memory. It is behind the run by a few segments: what came after `position` is observed again.
 rule_state = Table(
     "rule_state",
     metadata,
     _of_run(),
     Column("version", BigInteger, nullable=False),
+    Column("position", BigInteger, nullable=False),  # of the newest segment in it
+    Column("rules", Integer, nullable=False),  # version of the project's rules that made it; 0: it had none
     Column("state", LargeBinary),
     _run_key(),
 )
@@ -374,6 +461,41 @@ rule_sets = Table(
     Column("version", Integer, primary_key=True, autoincrement=False),  # counts from 1; the greatest one applies
     Column("text", Words, nullable=False),
     Column("created_at", Double, nullable=False),
+    Column("author", Words, nullable=False),
+    Column("comment", Words, nullable=False),
+)
+
+mutes = Table(
+    "mutes",
+    metadata,
+    Column("id", Words, primary_key=True),
+    Column("project", Words, nullable=False),
+    Column("run_id", Words),  # NULL: every run of the project
+    Column("rule", Words, nullable=False),
+    Column("metric", Words, nullable=False),  # a glob; empty: every metric
+    Column("until", Double),  # NULL: until it is taken away
+    Column("author", Words, nullable=False),
+    Column("comment", Words, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+
+# What an agent is told that still has points of a run of which nothing is left: else it would begin the run anew.
+purged_runs = Table(
+    "purged_runs",
+    metadata,
+    _of_run(),
+    Column("purged_at", Double, nullable=False),
+)
+
+# What a project keeps, where it is not what the settings say. NULL: no limit of that kind.
+retention = Table(
+    "retention",
+    metadata,
+    Column("project", Words, primary_key=True),
+    Column("days", Double),
+    Column("runs", Integer),
+    Column("raw_days", Double),
+    Column("updated_at", Double, nullable=False),
 )
 
 webhooks = Table(
@@ -388,6 +510,13 @@ webhooks = Table(
     Column("enabled", sa.Boolean, nullable=False),
     Column("secret", Words, nullable=False),
     Column("created_at", Double, nullable=False),
+    Column("shown", Words, nullable=False),  # the address without what is secret in it
+    Column("policy", Json, nullable=False),  # a `holter_db.policies.Policy`
+    Column("failures", Integer, nullable=False),  # in a row, of whatever delivery
+    Column("open_until", Double),  # the circuit breaker lets nothing through before
+    Column("last_error", Words),
+    Column("window_at", Double),  # start of the minute that the rate limit counts in
+    Column("window_sent", Integer, nullable=False),
 )
 
 tokens = Table(

@@ -29,6 +29,7 @@ class Smoother:
         self._weight = weight
         self._mean = 0.0  # biased
         self._seen = 0
+        self._least, self._greatest = math.inf, -math.inf
 
     def feed(self, values: FloatArray) -> FloatArray:
         """The corrected average behind each value, shape (n,); NaN before the first finite one."""
@@ -39,8 +40,14 @@ class Smoother:
         with np.errstate(invalid="ignore", divide="ignore"):
             # 1 - w**n without cancellation
             norm = -np.expm1(count * math.log(self._weight)) if self._weight else (count > 0).astype(np.float64)
-            found: FloatArray = everywhere / norm
+            found: FloatArray = np.asarray(everywhere / norm)
+        # Rounding may carry an average past equal values, and a chart of a constant would show nothing else.
+        low = np.minimum.accumulate(np.append(self._least, np.where(finite, values, np.inf)))[1:]
+        high = np.maximum.accumulate(np.append(self._greatest, np.where(finite, values, -np.inf)))[1:]
+        known = count > 0
+        found[known] = np.clip(found[known], low[known], high[known])
         if len(values):
+            self._least, self._greatest = float(low[-1]), float(high[-1])
             self._mean, self._seen = float(everywhere[-1]), int(count[-1])
         return found
 

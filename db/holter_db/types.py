@@ -12,7 +12,7 @@ from sqlalchemy.engine import Dialect
 
 from holter.wire import dump_json
 
-__all__ = ["Double", "Json", "Lines", "Words"]
+__all__ = ["Double", "Json", "Lines", "Words", "stored"]
 
 
 class Double(sa.types.UserDefinedType[float]):
@@ -55,7 +55,12 @@ class Words(sa.types.TypeDecorator[str]):
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
-        return value if value is None or "\x00" not in value else value.replace("\x00", "\ufffd")
+        return value if value is None else stored(value)
+
+
+def stored(text: str) -> str:
+    """Text as `Words` keeps it."""
+    return text.replace("\x00", "\ufffd") if "\x00" in text else text
 
 
 class Json(sa.types.TypeDecorator[Any]):

@@ -63,8 +63,8 @@ def step_grid(low: int, high: int, width: int) -> Grid:
 
 def time_grid(low: float, high: float, width: int) -> Grid:
     """The same in seconds, for finite bounds."""
-    span = max(high - low, 0.0)
-    shift = max(_SHIFT_MIN, math.frexp(span / width)[1] - 1 if span else _SHIFT_MIN)
+    even = max(high - low, 0.0) / width
+    shift = max(_SHIFT_MIN, math.frexp(even)[1] - 1 if even else _SHIFT_MIN)
     while shift < _SHIFT_MAX and math.floor(math.ldexp(high, -shift)) - math.floor(math.ldexp(low, -shift)) >= width:
         shift += 1
     return Grid(shift)

@@ -8,11 +8,11 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from holter.wire import RunFinish, Writer
-from holter_db.run_rows import WriterRow
-from holter_db.schema import attempts, writers
+from holter_db.run_rows import LIVE_STATES, WriterRow
+from holter_db.schema import attempts, runs, writers
 from holter_db.upsert import insert_new
 
-__all__ = ["end_writer", "list_ranks", "rank_of", "register_attempt", "register_writer"]
+__all__ = ["end_writer", "list_ranks", "live_ranks", "rank_of", "register_attempt", "register_writer"]
 
 ENDS = ("finished", "stopped", "failed")  # from the mildest
 
@@ -66,7 +66,24 @@ def list_ranks(conn: Connection, run_id: str, attempt: int) -> list[WriterRow]:
     query = sa.select(*columns).where(
         writers.c.run_id == run_id, writers.c.attempt == attempt, ~writers.c.name.contains("/", autoescape=True)
     )
-    found = [WriterRow(*row) for row in conn.execute(query)]
+    return _ranks([WriterRow(*row) for row in conn.execute(query)])
+
+
+def live_ranks(conn: Connection) -> dict[str, list[WriterRow]]:
+    """The ranks of the newest attempt, as `list_ranks` gives them, of each run that is not over and has several."""
+    newest = sa.and_(runs.c.id == writers.c.run_id, runs.c.attempt == writers.c.attempt)
+    alone = ~writers.c.name.contains("/", autoescape=True)
+    of_runs = sa.select(writers.c.run_id).join(runs, newest).where(runs.c.state.in_(LIVE_STATES), alone)
+    several = of_runs.group_by(writers.c.run_id).having(sa.func.count() > 1)
+    columns = [writers.c[name] for name in WriterRow.__slots__]
+    query = sa.select(writers.c.run_id, *columns).join(runs, newest).where(alone, writers.c.run_id.in_(several))
+    found: dict[str, list[WriterRow]] = {}
+    for run_id, *row in conn.execute(query):
+        found.setdefault(run_id, []).append(WriterRow(*row))
+    return {run_id: _ranks(rows) for run_id, rows in found.items()}
+
+
+def _ranks(found: list[WriterRow]) -> list[WriterRow]:
     ranks = [row for row in found if row.registered or row.state != "running"] or found
     return sorted(ranks, key=lambda row: (row.rank is None, row.rank or 0, row.name))
 

@@ -10,7 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 
 from anyio import to_thread
 from fastapi import FastAPI, Request
-from starlette.datastructures import MutableHeaders
 from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,17 +21,21 @@ from holter_server.auth import Guard
 from holter_server.body import LimitBody
 from holter_server.context import Context
 from holter_server.errors import CatchFaults, install_error_handlers
+from holter_server.frames import FrameLane
 from holter_server.openapi import install_openapi
 from holter_server.routes import (
     commands,
     compare,
+    deletion,
     figures,
     incidents,
     ingest,
     live,
+    mutes,
     operations,
     pages,
     ranks,
+    retention,
     rules,
     runs,
     series,
@@ -43,7 +46,10 @@ from holter_server.settings import Settings
 __all__ = ["create_app"]
 
 API = "/api/v1"
-API_ROUTERS = (runs, ingest, series, ranks, figures, incidents, commands, webhooks, rules, compare, live)
+API_ROUTERS = (
+    runs, deletion, retention, ingest, series, ranks, figures, incidents, commands, webhooks, rules, mutes, compare,
+    live,
+)  # fmt: skip
 
 SECURITY_HEADERS = {
     # plotly.js writes style elements of its own and exports pictures as data: and blob: addresses.
@@ -53,6 +59,7 @@ SECURITY_HEADERS = {
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "same-origin",
 }
+PROTECTION = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 
 
 def create_app(settings: Settings, database: Database | None = None, address: str = "") -> FastAPI:
@@ -91,6 +98,7 @@ def create_app(settings: Settings, database: Database | None = None, address: st
     app.include_router(pages.router)
     app.mount("/static", StaticFiles(directory=str(resources.files("holter_web") / "static"), check_dir=False))
     # The last one added is the outermost.
+    app.add_middleware(FrameLane, prefix=API)
     app.add_middleware(LimitBody, limit=settings.max_body_mb * 1_000_000)
     app.add_middleware(Guard)
     app.add_middleware(CatchFaults)
@@ -124,9 +132,9 @@ class SecurityHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def protected(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)
+                known = {name.lower() for name, _ in message.get("headers", ())}
+                more = (header for header in PROTECTION if header[0] not in known)
+                message["headers"] = [*message.get("headers", ()), *more]
             await send(message)
 
         await self.app(scope, receive, protected if scope["type"] == "http" else send)

@@ -27,13 +27,16 @@ T = TypeVar("T")
 log = logging.getLogger("holter.server")
 
 SEGMENTS_RIPE = 256  # of one writer; more would make a live run's first view slow
-POINTS_RIPE = 262_144
-SEGMENTS_WORTH_A_LOOK = 8  # fewer can't hold that many points, with frames as the agent makes them
+POINTS_RIPE = 1_000_000  # over all metrics: what is folded at once need not be merged so often
+SEGMENTS_WORTH_A_LOOK = 3  # one holds at most half as many points
+SEGMENTS_BETWEEN_LOOKS = 64  # at most
 SCAN_S = 600.0  # between two looks at all runs, for those that other servers have left
+PAUSE_S = 0.005  # between two live runs: a thousand looks in a row kept the frames waiting for most of a second
 BUSY_WAIT_S = 0.05  # frames go first
 BUSY_WAITS = 20
 TRIM_PAGES = 500  # given back in one commit
-TRIM_FREE = 2_000  # pages that may stay free: new segments take them
+TRIM_FREE = 2_000  # pages that may stay free while there are segments: new ones take them
+TRIM_FREE_IDLE = 100
 
 
 class Compactor:
@@ -49,6 +52,7 @@ class Compactor:
         self._failing = False
         self._damaged: set[str] = set()
         self._watched: set[str] = set()  # runs that may have to be finished
+        self._seen: dict[str, int] = {}  # segments of a run at the last look at it
         self._scanned_at = float("-inf")
         self._thread = threading.Thread(target=self._run, name="holter-compactor", daemon=True)
         self.waiting = 0  # segments that are not folded
@@ -83,6 +87,8 @@ class Compactor:
         self.waiting = sum(item.segments for item in waiting)
         for run_id in self._worth_folding(waiting, done):
             self._guarded(run_id, partial(self._compact, run_id, final=False))
+            if self._ended.wait(PAUSE_S):
+                return
         for run_id, position in done.items():
             self._guarded(run_id, partial(self._finish, run_id, position))
         self._trim()
@@ -98,10 +104,21 @@ class Compactor:
             log.error("The points of run %s can't be compacted: %s %s", run_id, error, error.hint)
 
     def _worth_folding(self, waiting: list[Unfolded], done: dict[str, int]) -> list[str]:
+        """Runs that may have something ripe. A thousand live runs of small frames mostly have not, and a look at one
+        takes a millisecond: it comes when they have twice as many segments as at the last one.
+        """
         by_run: dict[str, int] = defaultdict(int)
         for item in waiting:
             by_run[item.run_id] = max(by_run[item.run_id], item.segments)
-        return [run_id for run_id, most in by_run.items() if run_id not in done and most >= SEGMENTS_WORTH_A_LOOK]
+        self._seen = {run_id: seen for run_id, seen in self._seen.items() if by_run.get(run_id, 0) >= seen}
+        worth = [run_id for run_id, most in by_run.items() if run_id not in done and most >= self._next_look(run_id)]
+        self._seen.update((run_id, by_run[run_id]) for run_id in worth)
+        return worth
+
+    def _next_look(self, run_id: str) -> int:
+        """The number of segments at which the next look is due."""
+        seen = self._seen.get(run_id, 0)
+        return min(max(SEGMENTS_WORTH_A_LOOK, seen + min(seen, SEGMENTS_BETWEEN_LOOKS)), SEGMENTS_RIPE)
 
     def _finish(self, run_id: str, position: int) -> None:
         self._compact(run_id, final=True)
@@ -113,6 +130,8 @@ class Compactor:
 
     def _compact(self, run_id: str, *, final: bool) -> None:
         folded = self._fold(run_id, final)
+        if folded:
+            self._seen.pop(run_id, None)
         if folded or final:
             self._merge(run_id, final)
 
@@ -150,7 +169,7 @@ class Compactor:
         while not self._ended.is_set():
             with self._database.read() as conn:
                 free, pages = compaction.free_pages(conn)
-            if free <= max(TRIM_FREE, pages // 20):
+            if free <= (max(TRIM_FREE, pages // 20) if self.waiting else TRIM_FREE_IDLE):
                 return
             self._commit("", lambda tx: compaction.trim(tx.conn, TRIM_PAGES))
 

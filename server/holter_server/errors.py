@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from holter.health import RuleError
 from holter.wire import WireError
-from holter_db.errors import Conflict, DatabaseError, NotFound, QueryError
+from holter_db.errors import Conflict, DatabaseError, FilterError, Gone, NotFound, QueryError
 from holter_server.answers import Json
 
 __all__ = ["ApiError", "CatchFaults", "Overloaded", "ServiceError", "api_error", "install_error_handlers"]
@@ -39,6 +39,12 @@ NOT_FOUND_HINTS = {
     "delivery": "List the deliveries: GET /api/v1/deliveries",
     "command": "List the commands of a run: GET /api/v1/runs/{id}/commands",
     "figure": "List the figures of a run: GET /api/v1/runs/{id}/figures",
+}
+
+
+GONE_HINTS = {
+    "deleted": "POST /api/v1/runs/{id}/restore brings it back. Agents keep what they have of it until then",
+    "purged": "Its points are removed for good, and its id stays used: start it under another one",
 }
 
 
@@ -98,18 +104,24 @@ def api_error(error: Exception) -> ApiError | None:
             status = 413 if error.kind == "too_many_values" else 422
             return ApiError(status, error.kind, str(error), error.hint)
         case NotFound():
-            hint = NOT_FOUND_HINTS.get(error.kind, error.hint)
-            return ApiError(404, f"{error.kind}_not_found", str(error), hint)
+            return _missing(error)
         case Conflict():
             return ApiError(409, "conflict", str(error), error.hint)
         case QueryError():
-            return ApiError(422, "invalid_query", str(error), error.hint)
+            where = {"position": error.position} if isinstance(error, FilterError) else {}
+            return ApiError(422, "invalid_filter" if where else "invalid_query", str(error), error.hint, details=where)
         case RuleError():
             details = {"line": error.line, "allowed_keys": list(error.allowed_keys or [])}
             return ApiError(422, "invalid_rules", str(error), _rule_hint(error), details=details)
         case DatabaseError():
             return ApiError(503, "database_unavailable", str(error), error.hint, headers={"Retry-After": "5"})
     return None
+
+
+def _missing(error: NotFound) -> ApiError:
+    if isinstance(error, Gone):
+        return ApiError(410, f"run_{error.how}", str(error), GONE_HINTS[error.how])
+    return ApiError(404, f"{error.kind}_not_found", str(error), NOT_FOUND_HINTS.get(error.kind, error.hint))
 
 
 def _rule_hint(error: RuleError) -> str:

@@ -27,6 +27,7 @@ __all__ = ["POINTS_PER_TRACE_MAX", "Axis", "SeriesLike", "build_figure", "list_f
 POINTS_PER_TRACE_MAX = 2_000  # SVG stays smooth up to about here
 _MARKERS_MAX = 60  # non-finite markers beside one another; a run that ends in NaN has one for every step
 LOG_FORMAT = "~g"
+_RAW_OPACITY = 0.3  # of a line behind its moving average
 _SPARSE = 60  # series with fewer points show them
 
 # Where a non-finite value stands on the overlaid axis, its symbol and its name.
@@ -132,9 +133,11 @@ def build_figure(
         x: step, time (UTC) or time since the run's start.
         log_y: logarithmic value axis.
 
-    Every trace carries ``meta``: ``{"metric", "writer", "attempt", "label", "role"}`` with role "line", "shadowed",
-    "band", "non_finite" or "incidents"; ``layout.meta`` says how x is counted, and which metrics are means over ranks.
-    Live points are appended by them.
+    A series with an attribute ``smoothed``, (n,), is drawn faintly with that curve above it.
+
+    Every trace carries ``meta``: ``{"metric", "writer", "attempt", "label", "role"}`` with role "line", "smoothed",
+    "shadowed", "band", "non_finite" or "incidents"; ``layout.meta`` says how x is counted, and which metrics are means
+    over ranks. Live points are appended by them.
     """
     of_ranks = list(across)
     averaged = {item.metric for item in of_ranks}
@@ -187,6 +190,9 @@ class _Pen:
         self.x = axis.of(entry.steps, entry.times)
         self.values = np.asarray(entry.values, dtype=np.float64)
         self.finite = np.isfinite(self.values)
+        self.smoothed: FloatArray | None = getattr(entry, "smoothed", None)
+        if self.smoothed is not None:
+            self.width, self.opacity = 1.0, _RAW_OPACITY
 
     def traces(self, lane: int) -> list[go.Scatter]:
         shadowed = np.zeros(len(self.x), dtype=bool)
@@ -195,6 +201,8 @@ class _Pen:
         traces = [self._line("line", ~shadowed)]
         if isinstance(self.entry, MeanOfRanks):
             traces.insert(0, band(self.entry, self.x, ~shadowed, self.hue, self._meta("band")))
+        if self.smoothed is not None:
+            traces.append(self._smooth(self.smoothed, ~shadowed))
         if shadowed.any():
             traces.append(self._line("shadowed", shadowed))
         return [*traces, self._non_finite(lane)]
@@ -232,6 +240,21 @@ class _Pen:
             customdata=edges,
             hovertemplate="%{y:.6~g}" + between + (" (before the resume)" if faint else ""),
             meta=self._meta(role),
+        )
+
+    def _smooth(self, smoothed: FloatArray, chosen: NDArray[np.bool_]) -> go.Scatter:
+        kept = np.flatnonzero(chosen & np.isfinite(smoothed))
+        kept = kept[_thinned(smoothed[kept], POINTS_PER_TRACE_MAX)]
+        return go.Scatter(
+            x=self.x[kept],
+            y=smoothed[kept],
+            mode="lines",
+            name=html.escape(self.label),
+            legendgroup=f"{self.entry.metric} {self.entry.writer}",
+            showlegend=False,
+            line={"color": self.hue, "width": 2},
+            hovertemplate="%{y:.6~g} smoothed",
+            meta=self._meta("smoothed"),
         )
 
     def _curve(self, chosen: NDArray[np.bool_]) -> NDArray[np.intp]:

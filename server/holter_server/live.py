@@ -7,14 +7,14 @@ asks the REST view again, so that one sleeping tab costs nothing but its own pic
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Literal
 
 import numpy as np
 
 from holter.wire import dump_json
-from holter_server.notices import Notice, PointsOf
+from holter_server.notices import EVERY_RUN, Notice, PointsOf
 
 __all__ = ["Hub", "LiveConnection", "Subscription"]
 
@@ -42,6 +42,9 @@ class Subscription:
 
     def offer(self, notice: Notice) -> bool:
         """Take the notice if it is of this subscription's topic; True if there is now something to send."""
+        if notice.kind == "behind" and notice.run in (EVERY_RUN, self.run):
+            self._drop()
+            return True
         if self.topic == "run":
             if notice.run != self.run:
                 return False
@@ -153,11 +156,15 @@ class LiveConnection:
 
 
 class Hub:
-    """Every live connection of this process. Lives in the event loop; `publish` may be called from any thread."""
+    """Every live connection of this process.
+
+    Connections and subscriptions are changed in the event loop; everything else may be called from any thread.
+    """
 
     def __init__(self) -> None:
         self._connections: set[LiveConnection] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._asked: Counter[str | None] = Counter()  # subscriptions of each run; None: of the list of runs
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -167,6 +174,31 @@ class Hub:
 
     def remove(self, connection: LiveConnection) -> None:
         self._connections.discard(connection)
+        for name in list(connection.subscriptions):
+            self.unsubscribe(connection, name)
+
+    def subscribe(self, connection: LiveConnection, subscription: Subscription) -> None:
+        """Add the subscription, in place of one of the same name."""
+        self.unsubscribe(connection, subscription.name)
+        connection.subscriptions[subscription.name] = subscription
+        self._asked[subscription.run] += 1
+
+    def unsubscribe(self, connection: LiveConnection, name: str) -> None:
+        """End the subscription, if there is one of this name."""
+        ended = connection.subscriptions.pop(name, None)
+        if ended is not None:
+            self._asked[ended.run] -= 1
+            if not self._asked[ended.run]:
+                del self._asked[ended.run]
+
+    def watches(self, run: str) -> bool:
+        """Whether a subscription of this very run asks for all that happens in it."""
+        return run in self._asked
+
+    @property
+    def lists(self) -> bool:
+        """Whether a subscription asks for what happens to any run."""
+        return None in self._asked
 
     @property
     def connections(self) -> int:

@@ -28,10 +28,23 @@ def exposition(here: Context) -> str:
         _family(
             "holter_segments_waiting", "gauge", "Segments that are not in chunks yet.", [("", here.compactor.waiting)]
         ),
+        _family("holter_bodies_bytes", "gauge", "Bytes of request bodies being taken in.", [("", here.room.held)]),
         _family("holter_live_sockets", "gauge", "Open live sockets.", [("", here.hub.connections)]),
+        *_of_peers(here),
         _family("process_start_time_seconds", "gauge", "Start, unix seconds, UTC.", [("", here.started_at)]),
     )
     return "".join(families)
+
+
+def _of_peers(here: Context) -> Iterable[str]:
+    """Of servers on PostgreSQL, which hear one another."""
+    if here.peers is None:
+        return ()
+    connected, heard = int(here.peers.connected), here.peers.heard
+    return (
+        _family("holter_peer_feed_connected", "gauge", "1 while it hears other servers.", [("", connected)]),
+        _family("holter_peer_announcements_total", "counter", "Commits of other servers heard of.", [("", heard)]),
+    )
 
 
 def _labelled(label: str, values: Mapping[str, int]) -> list[tuple[str, float]]:

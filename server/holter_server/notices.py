@@ -8,9 +8,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Notice", "NoticeKind", "PointsOf"]
+__all__ = ["EVERY_RUN", "Notice", "NoticeKind", "PointsOf", "Touch"]
 
-NoticeKind = Literal["points", "run", "incident", "command", "event"]
+NoticeKind = Literal["points", "run", "incident", "command", "event", "behind"]
+EVERY_RUN = ""  # the run of a notice "behind" that is meant for every subscription
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +28,21 @@ class PointsOf:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One change of one run. ``body`` is what the message carries beside its type and id; ``points`` for new points."""
+    """One change of one run. ``body`` is what the message carries beside its type and id; ``points`` for new points.
+
+    "behind" says that something was left out, so that the whole has to be read again.
+    """
 
     kind: NoticeKind
     run: str
     body: dict[str, Any]
     points: tuple[PointsOf, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """A run that changed, for those who will read for themselves what became of it."""
+
+    run: str
+    position: int = 0  # of a new segment; 0: none
+    points: int = 0  # in that segment

@@ -59,6 +59,13 @@ class Run(Answer):
     attempt: int
     environment: dict[str, Any]
     open_incidents: dict[Severity, int]
+    deleted_at: float | None
+    deleted_because: str | None
+    purging_at: float | None
+
+
+class DeletedRun(Run):
+    purge_at: float | None
 
 
 class Writer(Answer):
@@ -102,9 +109,27 @@ class RunDetailAnswer(Answer):
     run: RunDetail
 
 
+class DeletedRunAnswer(Answer):
+    run: DeletedRun
+
+
+class DeletedAnswerOfRun(Answer):
+    deleted: str
+    purge_at: float | None
+
+
+class ListedRun(Run):
+    values: dict[str, Number | str | None]
+
+
+class ListedDeletedRun(DeletedRun):
+    values: dict[str, Number | str | None]
+
+
 class RunsAnswer(Answer):
-    runs: list[Run]
+    runs: list[ListedDeletedRun | ListedRun]
     next: str | None
+    hint: str | None
 
 
 class Project(Answer):
@@ -116,6 +141,42 @@ class Project(Answer):
 
 class ProjectsAnswer(Answer):
     projects: list[Project]
+
+
+class Retention(Answer):
+    days: float | None
+    runs: int | None
+    raw_days: float | None
+
+
+class RetentionOfProject(Retention):
+    project: str
+    of: Literal["project", "settings"]
+
+
+class RetentionAnswer(Answer):
+    retention: RetentionOfProject
+
+
+class RetentionsAnswer(Answer):
+    projects: list[RetentionOfProject]
+    default: Retention
+    purge_after_days: float | None
+
+
+class DueRun(Answer):
+    deed: Literal["delete", "thin"]
+    run: str
+    project: str
+    name: str
+    state: str
+    created_at: float
+    last_seen_at: float
+    because: str
+
+
+class DueRunsAnswer(Answer):
+    runs: list[DueRun]
 
 
 class CommandOrder(Answer):
@@ -332,7 +393,7 @@ class Incident(Answer):
     metric: str
     writer: str
     rank: int | None
-    state: Literal["firing", "acknowledged", "resolved"]
+    state: Literal["firing", "acknowledged", "snoozed", "resolved"]
     step: int | None
     last_step: int | None
     resolved_step: int | None
@@ -351,6 +412,8 @@ class Incident(Answer):
     acknowledged_at: float | None
     acknowledged_by: str | None
     snoozed_until: float | None
+    muted: str | None
+    flaps: int
     flight: Capture | None
     stacks: Capture | None
 
@@ -378,7 +441,7 @@ class Command(Answer):
     attempt: int
     name: str
     args: dict[str, Any]
-    state: Literal["requested", "delivered", "acknowledged", "done", "failed", "expired"]
+    state: Literal["requested", "delivered", "acknowledged", "done", "failed", "expired", "dry_run"]
     requested_at: float
     requested_by: str
     delivered_at: float | None
@@ -397,15 +460,50 @@ class CommandsAnswer(Answer):
     commands: list[Command]
 
 
+class Window(BaseModel):
+    """Steps, both included; null: the incident has no step, and the window is the whole run."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class QuietHours(Answer):
+    start: str
+    end: str
+    timezone: str
+    passes: Literal["info", "warning", "critical", "nothing"]
+
+
+class Policy(Answer):
+    group_wait_s: float
+    repeat_interval_s: float | None
+    send_resolved: bool
+    rate_per_minute: int | None
+    quiet_hours: QuietHours | None
+
+
+class Breaker(Answer):
+    state: Literal["closed", "open", "half-open"]
+    failures: int
+    until: float | None
+    last_error: str | None
+
+
 class Webhook(Answer):
     id: str
     url: str
+    channel: str
     name: str
     project: str | None
     types: list[str]
     min_severity: Severity
     enabled: bool
     created_at: float
+    policy: Policy
+    breaker: Breaker
+
+
+class WebhookAnswer(Answer):
+    webhook: Webhook
 
 
 class NewWebhook(Webhook):
@@ -424,6 +522,7 @@ class Attempted(BaseModel):
     time: float
     status: int | None
     error: str | None
+    duration_ms: float | None = None
 
 
 class Delivery(Answer):
@@ -432,7 +531,7 @@ class Delivery(Answer):
     run: str | None
     incident: str | None
     type: str
-    state: Literal["pending", "sending", "delivered", "failed"]
+    state: Literal["pending", "sending", "delivered", "failed", "skipped", "grouped"]
     attempts: int
     next_attempt_at: float | None
     created_at: float
@@ -440,6 +539,10 @@ class Delivery(Answer):
     last_status: int | None
     last_error: str | None
     log: list[Attempted]
+    reason: str
+    held: str | None
+    give_up_at: float | None
+    grouped_into: str | None
 
 
 class DeliveryAnswer(Answer):
@@ -451,10 +554,84 @@ class DeliveriesAnswer(Answer):
     next: str | None
 
 
+class Plugin(Answer):
+    name: str
+    source: str
+    kind: Literal["check", "pack", "none"]
+    error: str | None
+
+
 class RulesAnswer(Answer):
     rules: list[dict[str, Any]]
     packs: list[str]
     project_rules: str | None
+    version: int
+    plugins: list[Plugin]
+    agent_rules: str | None = None
+
+
+class RulesVersion(Answer):
+    project: str
+    version: int
+    created_at: float
+    author: str
+    comment: str
+
+
+class RulesVersionWithText(RulesVersion):
+    text: str
+
+
+class RulesVersionsAnswer(Answer):
+    versions: list[RulesVersion]
+    next: str | None
+
+
+class RulesVersionAnswer(Answer):
+    version: RulesVersionWithText
+
+
+class RulesCheckAnswer(Answer):
+    valid: bool
+    rules: int
+    changed: list[str]
+
+
+class Evidence(Answer):
+    incident: Incident
+    run: Run
+    url: str
+    window: Window
+    series: list[Series]
+    left_out: list[str]
+    events: list[Event]
+    commands: list[Command]
+    deliveries: list[Delivery]
+    rule: dict[str, Any] | None
+
+
+class EvidenceAnswer(Answer):
+    evidence: Evidence
+
+
+class Mute(Answer):
+    id: str
+    project: str
+    run: str | None
+    rule: str
+    metric: str
+    until: float | None
+    author: str
+    comment: str
+    created_at: float
+
+
+class MuteAnswer(Answer):
+    mute: Mute
+
+
+class MutesAnswer(Answer):
+    mutes: list[Mute]
 
 
 class WouldBeIncident(Answer):

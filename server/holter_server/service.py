@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import logging
 import signal
 import socket
@@ -30,6 +31,7 @@ START_TIMEOUT_S = 60.0
 GRACE_S = 3  # seconds that open requests get at the end; live sockets are closed at once
 KEEP_ALIVE_S = 30  # longer than the agents' heartbeats are apart, so that each keeps its connection
 SOCKET_MESSAGE_BYTES = 65_536
+COLLECTOR_THRESHOLDS = (10_000, 10, 50)  # new containers, and how often a generation is looked at before the next one
 
 
 class Address(str):
@@ -56,6 +58,7 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) 
         with _until_signalled(server):
             announcer = threading.Thread(target=_announce, args=(server, address, on_ready), daemon=True)
             announcer.start()
+            _spare_the_collector()
             server.run(sockets=[listening])
         if not server.started:
             raise ServiceError("The service could not start", "The lines above say why.")
@@ -90,6 +93,17 @@ def _service(settings: Settings) -> Iterator[tuple[_Server, socket.socket, str]]
         address = _address(settings.host, listening.getsockname()[1])
         app = create_app(settings, database, address)
         yield _Server(_config(app, settings)), listening, address
+
+
+def _spare_the_collector() -> None:
+    """Have Python's cyclic garbage collector look at what lives long once in a while, and at the modules never.
+
+    By its own settings it looked at the engines of 1,000 live runs every 1.5 s and took 0.17 s each time, during which
+    nobody is answered. Only for a process of our own: the settings are those of the whole interpreter.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
 class _Server(uvicorn.Server):

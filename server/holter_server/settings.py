@@ -6,10 +6,18 @@ import ipaddress
 import sys
 from typing import Annotated
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 __all__ = ["Settings", "settings_page"]
+
+
+def _off(value: object) -> object:
+    return None if isinstance(value, str) and value.strip().lower() in ("off", "") else value
+
+
+Limit = Annotated[float | None, BeforeValidator(_off)]
+Count = Annotated[int | None, BeforeValidator(_off)]
 
 
 class Settings(BaseSettings):
@@ -37,16 +45,46 @@ class Settings(BaseSettings):
     max_body_mb: int = Field(32, ge=1, description="Largest request body, in MB as it travels.")
     max_decoded_mb: int = Field(64, ge=1, description="Largest request body, in MB once it is decompressed.")
     queue_limit: int = Field(
-        1000, ge=1, description="Writes that may wait for the database; one more is answered 429 with `Retry-After`."
+        5000, ge=1, description="Writes that may wait for the database; one more is answered 429 with `Retry-After`."
     )
-    queue_mb: int = Field(256, ge=1, description="MB of bodies that may wait for the database.")
+    queue_mb: int = Field(
+        96,
+        ge=1,
+        description="MB of request bodies that may be on their way in, and as many, decompressed, that may wait for "
+        "the database; one more is answered 429 with `Retry-After`.",
+    )
     webhook_timeout_s: float = Field(10.0, gt=0, description="Seconds a webhook's receiver has to answer.")
-    webhook_attempts: int = Field(10, ge=1, description="Attempts before a delivery is given up.")
+    webhook_give_up_s: float = Field(
+        86_400.0, ge=0, description="Seconds from a delivery's first attempt to its last one; then it is given up."
+    )
     webhook_backoff_s: float = Field(
-        5.0, gt=0, description="Seconds before the second attempt; each further wait is three times as long."
+        5.0, gt=0, description="Seconds before the second attempt; each further wait is thrice as long, up to an hour."
+    )
+    dry_run: bool = Field(
+        False, description="1: what rules ask of a training is written down and not sent. `stop` by hand still works."
     )
     watchdog_interval_s: float = Field(
         1.0, gt=0, description="Seconds between two looks at the signs of life of all live runs."
+    )
+    purge_after_days: Limit = Field(
+        30.0, ge=0, description="Days after which the points of a deleted run are removed for good; `off`: never."
+    )
+    retention_days: Limit = Field(
+        None,
+        gt=0,
+        description="Days after its last sign of life for which a project keeps a run, where it says nothing else; "
+        "`off`: for ever.",
+    )
+    retention_runs: Count = Field(
+        None, ge=1, description="Runs that a project keeps, the newest ones, where it says nothing else; `off`: all."
+    )
+    retention_raw_days: Limit = Field(
+        None,
+        gt=0,
+        description="Days after a run's last sign of life for which its raw points stay; its charts do. `off`: always.",
+    )
+    upkeep_interval_s: float = Field(
+        600.0, gt=0, description="Seconds between two looks for what retention or a purge is to remove."
     )
     compact_interval_s: float = Field(
         5.0, gt=0, description="Seconds between two looks for points that should be compressed into chunks."

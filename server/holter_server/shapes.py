@@ -5,20 +5,27 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+import msgspec
+
 from holter.wire import Event
 from holter_db.captures import Capture, Found, summary
 from holter_db.commands import CommandRow
 from holter_db.events import EventRow, event_id
 from holter_db.incidents import IncidentRow
 from holter_db.ingest import Appended
+from holter_db.mutes import MuteRow
 from holter_db.outbox import DeliveryRow, WebhookRow
 from holter_db.rank_series import RankSeries
+from holter_db.retention import DAY, Policy
+from holter_db.rule_sets import RuleSetRow
 from holter_db.runs import AttemptRow, ProjectRow, RunRow, WriterRow
 from holter_db.series import MetricInfo, Series
 from holter_db.stragglers import RankRow
+from holter_server.notify.addresses import is_chat
 
 __all__ = [
     "command",
+    "deleted_run",
     "delivery",
     "event",
     "events_of",
@@ -26,9 +33,13 @@ __all__ = [
     "incident_in_webhook",
     "made_up_incident",
     "metric",
+    "mute",
+    "plain",
     "project",
     "rank",
     "rank_series",
+    "retention",
+    "rules_version",
     "run",
     "run_in_webhook",
     "run_with_parts",
@@ -40,7 +51,7 @@ Shape = dict[str, Any]
 
 IN_WEBHOOK = (
     "id", "rule", "kind", "severity", "metric", "writer", "rank", "step", "value", "threshold", "baseline",
-    "message", "advice", "evidence", "state", "opened_at", "resolved_at", "resolution",
+    "message", "advice", "evidence", "state", "opened_at", "resolved_at", "resolution", "flaps",
 )  # fmt: skip
 
 
@@ -51,6 +62,21 @@ def _plain(row: Any) -> Shape:
 
 def run(row: RunRow) -> Shape:
     return _plain(row)
+
+
+def plain(row: Any) -> Shape:
+    return _plain(row)
+
+
+def retention(project: str, policy: Policy, *, own: bool) -> Shape:
+    """``own``: it was set for the project, in place of the default."""
+    return {"project": project, **_plain(policy), "of": "project" if own else "settings"}
+
+
+def deleted_run(row: RunRow, grace_days: float | None) -> Shape:
+    """With the time at which its rows go, if that is certain to come; ``grace_days``: as in the settings."""
+    due = None if grace_days is None or row.deleted_at is None else row.deleted_at + grace_days * DAY
+    return {**_plain(row), "purge_at": row.purging_at or due}
 
 
 def run_with_parts(row: RunRow, writers: list[WriterRow], attempts: list[AttemptRow]) -> Shape:
@@ -86,9 +112,9 @@ def _capture(found: Capture | None) -> Shape | None:
     return {**found.summary, **{name: getattr(found, name) for name in known}}
 
 
-def incident_in_webhook(row: IncidentRow, found: Found) -> Shape:
+def incident_in_webhook(row: IncidentRow, found: Found, url: str = "") -> Shape:
     """With the flight recorder's sentence among the evidence, where it is there already: no message waits for it."""
-    shown: Shape = {name: getattr(row, name) for name in IN_WEBHOOK}
+    shown: Shape = {name: getattr(row, name) for name in IN_WEBHOOK} | {"url": url}
     if found.flight is not None:
         shown["evidence"] = {**row.evidence, "flight": found.flight.text}
     return shown
@@ -164,17 +190,34 @@ def made_up_incident(address: str) -> Shape:
         "advice": "Nothing needs to be done.",
         "evidence": {},
         "state": "firing",
+        "flaps": 0,
+        "url": address,
     }
     run_shown = {"id": "test", "name": "test", "project": "test", "state": "running", "url": address}
     return {"incident": shown, "run": run_shown}
 
 
-def webhook(row: WebhookRow, *, secret: bool = False) -> Shape:
-    """A webhook; its signing secret only where it was just made."""
+def webhook(row: WebhookRow, now: float, *, secret: bool = False) -> Shape:
+    """A webhook without what is secret in its address; its signing secret only where it was just made."""
+    plain = ("id", "name", "project", "types", "min_severity", "enabled", "created_at")
+    shown: Shape = {name: getattr(row, name) for name in plain}
+    policy = {name: getattr(row.policy, name) for name in row.policy.__struct_fields__}
+    shown |= {
+        "url": row.shown,
+        "channel": row.url.partition("://")[0].lower() if is_chat(row.url) else "webhook",
+        "policy": msgspec.to_builtins(policy),
+        "breaker": _plain(row.breaker(now)),
+    }
+    return shown | {"secret": row.secret} if secret else shown
+
+
+def mute(row: MuteRow) -> Shape:
+    return _plain(row)
+
+
+def rules_version(row: RuleSetRow, *, text: bool) -> Shape:
     shown = _plain(row)
-    if not secret:
-        shown.pop("secret", None)
-    return shown
+    return shown if text else {name: value for name, value in shown.items() if name != "text"}
 
 
 def delivery(row: DeliveryRow) -> Shape:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from holter.health.model import Vitals
 from holter_db.database import Connection
 from holter_db.runs import RunRow, WriterRow, list_ranks
 
-__all__ = ["overdue", "vitals", "vitals_of"]
+__all__ = ["overdue", "vitals", "vitals_of", "with_ranks"]
 
 UNPROMISED_S = 60.0  # for a rank that never promised anything, once the first of the others has said its end
 
@@ -28,8 +29,11 @@ def vitals_of(run: RunRow, now: float) -> Vitals:
 
 def vitals(conn: Connection, run: RunRow, now: float) -> Vitals:
     """The same with its ranks looked at one by one, so that the others' signs of life don't hide a silent one."""
-    ranks = list_ranks(conn, run.id, run.attempt)
-    whole = vitals_of(run, now)
+    return with_ranks(vitals_of(run, now), list_ranks(conn, run.id, run.attempt))
+
+
+def with_ranks(whole: Vitals, ranks: Sequence[WriterRow]) -> Vitals:
+    """What a run's own row says of it, made exact by its ranks."""
     if len(ranks) < 2:
         return whole
     ended = tuple(rank.name for rank in ranks if rank.state != "running")
@@ -37,19 +41,19 @@ def vitals(conn: Connection, run: RunRow, now: float) -> Vitals:
     if not due:
         return replace(whole, ended=ended)
     at = min(due.values())
-    silent = tuple(name for name, promised in due.items() if promised < now)
-    seen = min((rank.last_seen_at for rank in ranks if rank.name in silent), default=run.last_seen_at)
-    return replace(whole, due_at=at, last_seen_at=min(seen, run.last_seen_at), silent=silent, ended=ended)
+    silent = tuple(name for name, promised in due.items() if promised < whole.now)
+    seen = min((rank.last_seen_at for rank in ranks if rank.name in silent), default=whole.last_seen_at)
+    return replace(whole, due_at=at, last_seen_at=min(seen, whole.last_seen_at), silent=silent, ended=ended)
 
 
-def overdue(conn: Connection, run: RunRow, now: float) -> list[str]:
+def overdue(conn: Connection, run_id: str, attempt: int, now: float) -> list[str]:
     """Of several ranks, those that have broken their promise of a sign of life."""
-    ranks = list_ranks(conn, run.id, run.attempt)
+    ranks = list_ranks(conn, run_id, attempt)
     due = _due(ranks) if len(ranks) > 1 else {}
     return [name for name, promised in due.items() if promised < now]
 
 
-def _due(ranks: list[WriterRow]) -> dict[str, float]:
+def _due(ranks: Sequence[WriterRow]) -> dict[str, float]:
     """When each rank that has not ended has to be heard of at the latest, where that can be told."""
     ends = [rank.finished_at for rank in ranks if rank.finished_at is not None]
     due = {}

@@ -55,6 +55,24 @@ def healthy(step: int) -> dict[str, float]:
     }  # fmt: skip
 
 
+def test_a_moving_average_is_drawn_above_the_line(service: Any, opened: Any) -> None:
+    """The slider asks the service, which knows every point; the line itself stays, and both go on live."""
+    run = service.start(name="noisy", planned_steps=300)
+    service.log(run, 1, *({"loss": float(step % 2)} for step in range(1, 101)))
+    page = opened(f"{service.url}/runs/{run}", viewport=WIDE)
+    until_drawn(page, "loss", "loss", "line", 100)
+    slider = page.get_by_label("Smoothing")
+    slider.fill("0.9")
+    until_drawn(page, "loss", "loss", "smoothed", 100)
+    assert len(points_drawn(page, "loss", "loss", "line")) == 100
+    service.log(run, 101, {"loss": 1.0})
+    until_drawn(page, "loss", "loss", "smoothed", 101)
+    slider.fill("0")
+    page.wait_for_function(
+        "() => !document.querySelector('.js-plotly-plot').data.some(({meta}) => meta.role === 'smoothed')"
+    )
+
+
 def test_curves_are_drawn_and_grow(service: Any, opened: Any) -> None:
     """Charts by prefix, the first ones first; new points arrive without a reload."""
     run = service.start(name="healthy_new", planned_steps=300, config={"optimizer": {"lr": 3e-4, "betas": [0.9, 0.98]}})

@@ -16,6 +16,7 @@ from holter.device import snapshot
 from holter.flight import Trigger
 from holter.records import START, Names, Points
 from holter.spool import Reader, find_spools
+from holter.system import SystemSampler
 from holter.testing import Recorder
 
 pytestmark = [
@@ -142,3 +143,11 @@ def test_the_recorder_names_the_culprit_of_a_training_on_the_device(tmp_path: Pa
     assert text == (
         "loss was the first to be non-finite (NaN), at step 4, and all 4 gradients with it; batch: 400, 401 and 1 more"
     )
+
+
+def test_a_gpu_tells_whether_it_is_throttled_and_its_memory_errors() -> None:
+    """What the rules gpu-throttled and gpu-errors look at; a GPU without ECC leaves the second out."""
+    values = SystemSampler().sample()
+    assert values["system/gpu0/throttled"] in (0.0, 1.0)
+    assert values.get("system/gpu0/ecc_uncorrected", 0.0) >= 0.0
+    assert 0.0 < values["system/gpu0/temperature"] < 120.0

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import numpy as np
 import pytest
 import urllib3
 
 from holter import wire
+from holter.wire import Block, Frame, Receipt
+from holter_db.database import Database
+from holter_server.engines import Engines
+from holter_server.ingest import Pipeline
 from holter_server.service import running
 from holter_server.settings import Settings
+from holter_server.writing import Transaction, WriterThread
 
 DEADLINE_S = 30.0
 
@@ -94,6 +101,69 @@ class Client:
         )
         assert answer.status == 200, answer.data
         return answer.json
+
+
+class WriteSide:
+    """A service without its HTTP side: what one commit holds, and what time it is, is up to the test."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.now = 1_700_000_000.0
+        self.told: list[Transaction] = []
+        self.restart()
+
+    def restart(self) -> None:
+        """As after a kill -9: nothing that was in memory is left, and nothing was saved on the way out."""
+        self.engines = Engines()
+        self.pipeline = Pipeline(self.engines, lambda run: f"http://here/runs/{run}", lambda: False)
+
+    def ship(self, *frames: tuple[str, Frame]) -> list[Receipt | Exception]:
+        """What became of each of the frames, all in one commit."""
+        return self.commit(*frames)[0]
+
+    def commit(self, *frames: tuple[str, Frame], jobs: Sequence[tuple[Callable[[Transaction], Any], str]] = ()) -> Any:
+        """The outcomes of the frames and of the jobs that wait behind them, and how many commits there were."""
+        writer = WriterThread(self.database, self.told.extend, self.pipeline.take_frames, clock=lambda: self.now)
+
+        async def submit() -> tuple[list[Any], list[Any]]:
+            shipped = [writer.ship(run, frame, 100) for run, frame in frames]
+            others = [asyncio.wrap_future(writer.submit(job, order=order)) for job, order in jobs]
+            writer.start()
+            answers = await asyncio.gather(*shipped, *others, return_exceptions=True)
+            return answers[: len(shipped)], answers[len(shipped) :]
+
+        try:
+            shipped, others = asyncio.run(submit())
+        finally:
+            writer.stop()
+        return shipped, others, writer.commits
+
+    def do(self, job: Callable[..., Any], *args: Any, **named: Any) -> Any:
+        """One job of the pipeline in a commit of its own."""
+        with self.database.write() as conn:
+            return job(Transaction(conn, self.now), *args, **named)
+
+    def ask(self, question: Callable[..., Any], *args: Any, **named: Any) -> Any:
+        """What the database says."""
+        with self.database.read() as conn:
+            return question(conn, *args, **named)
+
+    @staticmethod
+    def frame(
+        seq: int,
+        *,
+        step: int = 1,
+        attempt: str = "",
+        writer: str = "rank0",
+        rows: int = 1,
+        more: Any = None,
+        **values: float,
+    ) -> Frame:
+        """Consecutive steps of the same values; a double underscore in a name stands for "/"."""
+        steps = np.arange(step, step + rows)
+        names = [name.replace("__", "/") for name in values]
+        block = Block.of(names, steps, 1_700_000_000.0 + steps, np.tile(list(values.values()), (rows, 1)))
+        return Frame(1, attempt, writer, seq, [block] if values else [], **(more or {}))
 
 
 @dataclass
@@ -183,3 +253,9 @@ def wait() -> Callable[..., Any]:
 def client_of() -> type[Client]:
     """The client class, for tests that start services of their own."""
     return Client
+
+
+@pytest.fixture(scope="session")
+def write_side() -> type[WriteSide]:
+    """The class, for tests of what commits hold."""
+    return WriteSide

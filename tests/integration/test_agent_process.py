@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -37,6 +38,11 @@ def train(code: str, service: FakeService, folder: Path, **environ: str) -> subp
     return subprocess.run(
         [sys.executable, "-c", dedent(code)], env=environment, capture_output=True, text=True, timeout=120, check=False
     )
+
+
+def said(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """The lines of a training's agent, without what its rules find in losses that were made up here."""
+    return [line for line in done.stderr.splitlines() if not re.match(r"holter: (info|warning|critical): ", line)]
 
 
 def eventually(condition: Callable[[], object], seconds: float = 30.0) -> None:
@@ -166,7 +172,7 @@ for round in range(3):
     assert done.returncode == 0, done.stderr
     assert service.run.points("loss") == [(step, step / 7) for step in range(400)]
     assert service.run.state == "finished"
-    assert len(done.stderr.splitlines()) == 2, done.stderr
+    assert len(said(done)) == 2, done.stderr
 
 
 def test_the_shipper_outlives_a_training_that_does_not_wait(service: FakeService, tmp_path: Path) -> None:
@@ -363,7 +369,7 @@ if __name__ == "__main__":
     assert done.returncode == 0, done.stderr
     assert complete(service)
     assert service.run.events == []
-    assert len(done.stderr.splitlines()) == 2, done.stderr
+    assert len(said(done)) == 2, done.stderr
 
 
 def test_a_disk_that_takes_no_more(service: FakeService, tmp_path: Path) -> None:
@@ -379,7 +385,7 @@ for step in range(20_000):
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("the recording can't be written") == 1
     assert done.stderr.count("the disk did not take the last") == 1
-    assert len(done.stderr.splitlines()) <= 4, done.stderr
+    assert len(said(done)) <= 4, done.stderr
     sync(tmp_path, service.url)
     points = service.run.points("loss")
     assert points == [(step, step / 7) for step in range(len(points))]
@@ -419,7 +425,7 @@ def test_the_service_down_from_beginning_to_end(service: FakeService, tmp_path: 
     assert time.monotonic() - begun < 30
     (line,) = [line for line in done.stderr.splitlines() if "not everything is shipped" in line]
     path = line.rpartition("holter sync ")[2]
-    assert len(done.stderr.splitlines()) <= 3
+    assert len(said(done)) <= 3
     service.start()
     assert sync(path, service.url).complete
     assert complete(service)

@@ -86,7 +86,6 @@ def test_four_ranks_are_one_run(service, tmp_path: Path) -> None:
     assert [incident["rank"] for incident in incidents if incident["kind"] == "non_finite"] == [3]
 
 
-@pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)  # what differs between databases has tests of its own
 def test_a_stop_reaches_every_rank(service, tmp_path: Path) -> None:
     """Each of them acknowledges it; the run is stopped once the last one has ended."""
     end = "while not run.should_stop:\n    step += 1\n    run.log({'loss': 1.0}, step=step)\n    time.sleep(0.02)"
@@ -107,11 +106,7 @@ def test_a_stop_reaches_every_rank(service, tmp_path: Path) -> None:
     assert sorted(answer["writer"] for answer in command["answers"]) == [f"rank{rank}" for rank in range(4)]
 
 
-@pytest.mark.parametrize(
-    ("death", "dialect"),
-    [("raise ValueError('bad batch')", "postgresql"), ("import os; os.kill(os.getpid(), 9)", "sqlite")],
-    indirect=["dialect"],
-)
+@pytest.mark.parametrize("death", ["raise ValueError('bad batch')", "import os; os.kill(os.getpid(), 9)"])
 def test_a_rank_that_dies_is_named(service, tmp_path: Path, death: str) -> None:
     """The others hang in the next collective operation until torchrun kills them; the first to die is the reason."""
     end = f"if rank == 2:\n    time.sleep(0.5)\n    {death}\ndist.barrier()"

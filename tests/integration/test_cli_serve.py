@@ -64,10 +64,9 @@ def _url(printed: str) -> str:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_in_order_and_nothing_is_lost(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_ends_it_in_order_and_nothing_is_lost(blank_url: str, number: signal.Signals) -> None:
     """Status 0, no traceback; what was acknowledged is there after a restart."""
-    db = f"sqlite:///{tmp_path / 'holter.db'}"
-    with _serving("--db", db) as (process, printed):
+    with _serving("--db", blank_url) as (process, printed):
         run = Connection(_url(printed)).post("/runs", {"project": "p", "name": "kept"})["run"]
         points = {"points": [{"step": 1, "values": {"loss": "NaN"}}], "seq": 1}
         Connection(_url(printed)).post(f"/runs/{run['id']}/points", points)
@@ -75,7 +74,7 @@ def test_a_signal_ends_it_in_order_and_nothing_is_lost(tmp_path: Path, number: s
         rest, _ = process.communicate(timeout=60)
         assert process.returncode == 0, rest
         assert "Traceback" not in rest
-    with _serving("--db", db) as (_, printed):
+    with _serving("--db", blank_url) as (_, printed):
         (metric,) = Connection(_url(printed)).get(f"/runs/{run['id']}/metrics")["metrics"]
         assert (metric["name"], metric["last"], metric["non_finite"]) == ("loss", "NaN", 1)
 
@@ -111,15 +110,14 @@ def test_an_address_that_is_not_ours(tmp_path: Path) -> None:
     assert "192.0.2.1" in done.stderr
 
 
-def test_beyond_loopback_a_token_is_made_shown_and_needed(tmp_path: Path) -> None:
+def test_beyond_loopback_a_token_is_made_shown_and_needed(blank_url: str) -> None:
     """Bound to every address, the first start prints a token, and only it opens the API."""
-    db = f"sqlite:///{tmp_path / 'x.db'}"
-    with _serving("--host", "0.0.0.0", "--db", db) as (_, printed):
+    with _serving("--host", "0.0.0.0", "--db", blank_url) as (_, printed):
         url = _url(printed)
         (secret,) = [line.strip() for line in printed.splitlines() if line.strip().startswith("holter_")]
         assert urllib3.request("GET", f"{url}/api/v1/runs", retries=False).status == 401
         assert Connection(url, secret).get("/runs")["runs"] == []
-    with _serving("--host", "0.0.0.0", "--db", db) as (_, printed):
+    with _serving("--host", "0.0.0.0", "--db", blank_url) as (_, printed):
         assert secret not in printed
 
 

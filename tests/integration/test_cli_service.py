@@ -25,9 +25,8 @@ TINY = 1e-30
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    db = f"sqlite:///{tmp_path_factory.mktemp('cli') / 'holter.db'}"
-    with running(Settings(port=0, db=db, token=None, allow_private_webhooks=True)) as service:
+def url(shared_database_url: str) -> Iterator[str]:
+    with running(Settings(port=0, db=shared_database_url, token=None, allow_private_webhooks=True)) as service:
         yield service.url
 
 

@@ -14,8 +14,8 @@ from holter_server.cli.app import app
 
 
 @pytest.fixture
-def db(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'tokens.db'}"
+def db(blank_url: str) -> str:
+    return blank_url
 
 
 def _holter(db: str, *arguments: str) -> Result:
@@ -68,9 +68,9 @@ def test_what_is_not_there_can_not_be_revoked(db: str) -> None:
     assert "'anne'" in result.stderr
 
 
-def test_listing_makes_no_database(db: str, tmp_path: Path) -> None:
+def test_listing_makes_no_database(tmp_path: Path) -> None:
     """A mistyped path would otherwise give an empty, convincing list."""
-    result = _holter(db, "list")
+    result = _holter(f"sqlite:///{tmp_path / 'tokens.db'}", "list")
     assert result.exit_code == 1
     assert "There is no database" in result.stderr
     assert list(tmp_path.iterdir()) == []

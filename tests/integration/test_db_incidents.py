@@ -13,6 +13,7 @@ from holter_db import rule_sets, rule_state
 from holter_db.database import Connection, Database
 from holter_db.errors import Conflict, NotFound, QueryError
 from holter_db.incidents import acknowledge, apply, get_incident, list_incidents, snooze
+from holter_db.rule_state import NOTHING, Saved
 from holter_db.runs import delete_run, get_run, start_run
 
 NOW = 1_700_000_000.0
@@ -158,16 +159,19 @@ def test_incidents_are_listed_newest_first_in_pages(database: Database, run: str
 
 
 def test_the_engines_state_is_saved_against_a_version(database: Database, run: str) -> None:
-    """Saving over a state that has moved on is a conflict."""
+    """Saving over a state that has moved on is a conflict; how far it has seen the run is known without it."""
     with database.write() as conn:
-        assert rule_state.load(conn, run) == (0, None)
-        assert rule_state.save(conn, run, b"one", 0) == 1
-        assert rule_state.load(conn, run) == (1, b"one")
-        with pytest.raises(Conflict):
-            rule_state.save(conn, run, b"two", 0)
+        assert rule_state.load(conn, run) == NOTHING
+        assert (rule_state.marks(conn, [run]), rule_state.saved_position(conn, run)) == ({}, 0)
+        assert rule_state.save(conn, run, Saved(0, 5, 0, b"one")) == Saved(1, 5, 0)
+        assert rule_state.load(conn, run) == Saved(1, 5, 0, b"one")
+        for version in (0, 2):
+            with pytest.raises(Conflict):
+                rule_state.save(conn, run, Saved(version, 6, 0, b"two"))
+        assert rule_state.save(conn, run, Saved(1, 7, 2, b"two")) == Saved(2, 7, 2)
     with database.read() as conn:
-        assert rule_state.peek(conn, run) == (1, b"one")
-        assert rule_state.peek(conn, "nothing") == (0, None)
+        assert rule_state.marks(conn, [run, "nothing"]) == {run: Saved(2, 7, 2)}
+        assert (rule_state.saved_position(conn, run), rule_state.saved_position(conn, "nothing")) == (7, 0)
 
 
 def test_a_projects_rules_keep_their_history(database: Database) -> None:

@@ -43,13 +43,6 @@ def test_the_migrations_make_what_the_code_expects(database: Database) -> None:
         command.check(config)
 
 
-def test_every_table_that_grows_has_the_run_first_in_its_key() -> None:
-    """So that PostgreSQL can be partitioned or distributed by run without a change of code."""
-    reference = {"projects", "webhooks", "tokens", "rule_sets"}
-    firsts = {name: next(iter(table.primary_key)).name for name, table in metadata.tables.items()}
-    assert {name for name, first in firsts.items() if first == "run_id"} == set(firsts) - reference - {"runs"}
-
-
 def test_downgrade_undoes_the_migration(database: Database) -> None:
     """Every revision can be taken back."""
     config = Config()
@@ -67,9 +60,13 @@ def test_a_database_of_an_older_revision_is_brought_up_and_keeps_its_rows(databa
     older = Database.open(database_url)
     with older.write() as conn:
         run = start_run(conn, RunStart(project="denovo"), 1000.0)
+    older.close()
+    # As Alembic's own command line does it: without the foreign keys, which on SQLite forbid to make a table anew.
+    engine = sa.create_engine(database_url.replace("postgresql://", "postgresql+psycopg://", 1))
+    with engine.begin() as conn:
         config.attributes["connection"] = conn
         command.downgrade(config, "0001")
-    older.close()
+    engine.dispose()
     opened = Database.open(database_url)
     with opened.read() as conn:
         assert get_run(conn, run.id) == run

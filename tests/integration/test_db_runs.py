@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from holter.wire import RunFinish, RunStart, Writer
 from holter_db.cursors import decode_cursor, encode_cursor
 from holter_db.database import Database
-from holter_db.errors import Conflict, NotFound, QueryError
+from holter_db.errors import Conflict, Gone, NotFound, QueryError
 from holter_db.names import new_id
 from holter_db.runs import (
     delete_run,
@@ -113,14 +113,14 @@ def test_a_late_end_of_an_old_attempt_leaves_the_run_running(database: Database)
 
 
 def test_a_deleted_run_is_gone_but_its_id_is_not_free(database: Database) -> None:
-    """No list shows it; starting it again is a conflict."""
+    """No list shows it; starting it again is refused, and nothing is added to it."""
     with database.write() as conn:
         run = start_run(conn, RunStart(project="p"), NOW)
         delete_run(conn, run.id, NOW)
         assert list_runs(conn)[0] == []
         with pytest.raises(NotFound):
             get_run(conn, run.id)
-        with pytest.raises(Conflict, match="deleted"):
+        with pytest.raises(Gone, match="deleted"):
             start_run(conn, RunStart(project="p", id=run.id), NOW)
 
 

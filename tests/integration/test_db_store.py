@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from holter.wire import Block, Frame, RunStart
-from holter_db import chunk_rows, chunks, fold, merge, pyramid
+from holter_db import chunk_rows, chunks, compaction, fold, merge, pyramid
 from holter_db.cells import ODD_KEPT
 from holter_db.database import Database
 from holter_db.ingest import append
@@ -453,3 +453,22 @@ def test_beyond_its_budget_a_time_view_takes_whole_cells(database: Database, mon
     assert (item.count, item.max) == (200, 1e6)
     assert 77 in item.steps.tolist()
     assert len(item.steps) <= 4 * 20
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"], indirect=False)
+def test_free_pages_are_given_back_as_many_as_asked_for(dialect, tmp_path):
+    """Python's sqlite3 alone would give back one, however many the statement names."""
+    database = Database.open(f"sqlite:///{tmp_path / 'holter.db'}")
+    with database.write() as conn:
+        conn.exec_driver_sql("CREATE TABLE filler (content BLOB)")
+        conn.exec_driver_sql("INSERT INTO filler VALUES (zeroblob(4000000))")
+        conn.exec_driver_sql("DROP TABLE filler")
+    with database.read() as conn:
+        free, pages = compaction.free_pages(conn)
+    assert free > 500
+    with database.write() as conn:
+        compaction.trim(conn, 500)
+    with database.read() as conn:
+        assert compaction.free_pages(conn)[0] == free - 500
+        assert compaction.free_pages(conn)[1] <= pages - 500
+    database.close()

@@ -173,9 +173,8 @@ def test_a_finished_run_takes_no_commands(service):
 
 
 @pytest.fixture(scope="module")
-def shared_service(tmp_path_factory, client_of):
+def shared_service(shared_database_url, client_of):
     """One service for all the questions that leave nothing behind; with a small limit for bodies."""
-    path = tmp_path_factory.mktemp("bad") / "holter.db"
-    with running(Settings(db=f"sqlite:///{path}", port=0, max_body_mb=2, max_decoded_mb=32)) as base:
+    with running(Settings(db=shared_database_url, port=0, max_body_mb=2, max_decoded_mb=32)) as base:
         client = client_of(base)
         yield client, client.start()

@@ -123,8 +123,8 @@ def test_a_run_goes_its_way(service):
     assert (changed["name"], changed["notes"], changed["tags"]) == ("renamed", "why", ["a"])
     finished = service.post(f"/runs/{run}/finish", {"state": "failed", "reason": "ValueError: x"})["run"]
     assert (finished["state"], finished["state_reason"]) == ("failed", "ValueError: x")
-    assert service.call("DELETE", f"/runs/{run}").json == {"deleted": run}
-    assert service.call("GET", f"/runs/{run}").status == 404
+    assert service.call("DELETE", f"/runs/{run}").json["deleted"] == run
+    assert service.call("GET", f"/runs/{run}").error["type"] == "run_deleted"
     assert service.get("/runs")["runs"] == []
 
 

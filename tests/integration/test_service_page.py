@@ -15,6 +15,8 @@ from holter_server.settings import Settings
 CALLS = {
     "/api/v1/runs": {"get", "post"},
     "/api/v1/runs/{id}": {"get", "patch", "delete"},
+    "/api/v1/runs/{id}/restore": {"post"},
+    "/api/v1/runs/{id}/purge": {"post"},
     "/api/v1/runs/{id}/points": {"post"},
     "/api/v1/runs/{id}/frames": {"post"},
     "/api/v1/runs/{id}/finish": {"post"},
@@ -44,6 +46,9 @@ CALLS = {
     "/api/v1/compare": {"post"},
     "/api/v1/projects": {"get"},
     "/api/v1/projects/{name}/rules": {"put"},
+    "/api/v1/projects/{name}/retention": {"get", "put", "delete"},
+    "/api/v1/retention": {"get"},
+    "/api/v1/retention/due": {"get"},
     "/healthz": {"get"},
     "/readyz": {"get"},
     "/metrics": {"get"},
@@ -51,9 +56,8 @@ CALLS = {
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory, client_of):
-    path = tmp_path_factory.mktemp("page") / "holter.db"
-    with running(Settings(db=f"sqlite:///{path}", port=0)) as base:
+def page(shared_database_url, client_of):
+    with running(Settings(db=shared_database_url, port=0)) as base:
         yield client_of(base)
 
 
@@ -116,5 +120,5 @@ def test_openapi_describes_every_call(page):
         for method, call in calls.items():
             assert call["description"], (method, path)
             assert "ErrorAnswer" in str(call["responses"]["default"])
-            if method in ("post", "put", "patch") and not path.endswith(("/test", "/redeliver")):
+            if method in ("post", "put", "patch") and not path.endswith(("/test", "/redeliver", "/restore", "/purge")):
                 assert "requestBody" in call, (method, path)

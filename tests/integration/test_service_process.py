@@ -23,11 +23,11 @@ ROOT = Path(__file__).parents[2]
 SERVE = "from holter_server.service import serve; from holter_server.settings import Settings; serve(Settings())"
 
 
-def start(tmp_path: Path, **settings: str) -> subprocess.Popen[str]:
+def start(db: str, **settings: str) -> subprocess.Popen[str]:
     roots = os.pathsep.join(str(ROOT / name) for name in ("agent", "db", "server", "web"))
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("HOLTER_")},
-        "PYTHONPATH": roots, "HOLTER_DB": f"sqlite:///{tmp_path}/holter.db", "HOLTER_PORT": "0", **settings,
+        "PYTHONPATH": roots, "HOLTER_DB": db, "HOLTER_PORT": "0", **settings,
     }  # fmt: skip
     return subprocess.Popen(
         [sys.executable, "-c", SERVE], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -45,9 +45,9 @@ def address_of(process: subprocess.Popen[str]) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_in_order(tmp_path, client_of, number):
-    """Exit status 0, no traceback, and everything acknowledged is in the file."""
-    process = start(tmp_path)
+def test_a_signal_ends_it_in_order(database_url, client_of, number):
+    """Exit status 0, no traceback, and everything acknowledged is in the database."""
+    process = start(database_url)
     address, _ = address_of(process)
     service = client_of(address)
     run = service.start()
@@ -55,13 +55,13 @@ def test_a_signal_ends_it_in_order(tmp_path, client_of, number):
     process.send_signal(number)
     _, complaints = process.communicate(timeout=60)
     assert (process.returncode, complaints) == (0, "")
-    with running(Settings(db=f"sqlite:///{tmp_path}/holter.db", port=0)) as base:
+    with running(Settings(db=database_url, port=0)) as base:
         assert client_of(base).get(f"/runs/{run}/metrics")["metrics"][0]["count"] == 1
 
 
-def test_a_kill_loses_nothing_that_was_acknowledged(tmp_path, client_of):
+def test_a_kill_loses_nothing_that_was_acknowledged(database_url, client_of):
     """Even without any chance to end in order."""
-    process = start(tmp_path)
+    process = start(database_url)
     address, _ = address_of(process)
     service = client_of(address)
     run = service.start()
@@ -69,21 +69,21 @@ def test_a_kill_loses_nothing_that_was_acknowledged(tmp_path, client_of):
         service.log(run, seq, seq=seq, loss=float(seq))
     process.kill()
     process.communicate(timeout=60)
-    with running(Settings(db=f"sqlite:///{tmp_path}/holter.db", port=0)) as base:
+    with running(Settings(db=database_url, port=0)) as base:
         (series,) = client_of(base).get(f"/runs/{run}/series?metric=loss")["series"]
         assert series["values"] == [float(seq) for seq in range(1, 21)]
 
 
-def test_beyond_loopback_it_makes_a_token_and_shows_it_once(tmp_path, client_of):
+def test_beyond_loopback_it_makes_a_token_and_shows_it_once(database_url, client_of):
     """Every call needs it; the next start shows none."""
-    process = start(tmp_path, HOLTER_HOST="0.0.0.0")
+    process = start(database_url, HOLTER_HOST="0.0.0.0")
     address, printed = address_of(process)
     secret = re.search(r"^\s+(holter_\S+)$", printed, re.MULTILINE)[1]
     assert client_of(address).call("GET", "/runs").status == 401
     assert client_of(address, secret).call("GET", "/runs").status == 200
     process.terminate()
     process.communicate(timeout=60)
-    process = start(tmp_path, HOLTER_HOST="0.0.0.0")
+    process = start(database_url, HOLTER_HOST="0.0.0.0")
     address, printed = address_of(process)
     assert "holter_" not in printed
     assert client_of(address, secret).call("GET", "/runs").status == 200
@@ -91,9 +91,9 @@ def test_beyond_loopback_it_makes_a_token_and_shows_it_once(tmp_path, client_of)
     process.communicate(timeout=60)
 
 
-def test_a_configured_token_is_not_printed(tmp_path, client_of):
+def test_a_configured_token_is_not_printed(database_url, client_of):
     """It is known already."""
-    process = start(tmp_path, HOLTER_HOST="0.0.0.0", HOLTER_TOKEN="correct-horse")
+    process = start(database_url, HOLTER_HOST="0.0.0.0", HOLTER_TOKEN="correct-horse")
     address, printed = address_of(process)
     assert "horse" not in printed
     assert client_of(address, "correct-horse").call("GET", "/runs").status == 200
@@ -126,25 +126,29 @@ def test_an_address_of_another_machine_is_said(tmp_path):
     assert refused.value.hint
 
 
-def test_a_full_disk_is_a_503_and_the_service_stays(tmp_path, client_of, monkeypatch):
+def test_a_full_disk_is_a_503_and_the_service_stays(database_url, dialect, client_of, monkeypatch):
     """What was refused is not there; what was acknowledged is; and it works again once there is room."""
-    take = Pipeline.take_frame
-    full = True
+    take = Pipeline.take_frames
+    full = False
 
-    def take_frame(self, tx, name, frame):
-        receipt = take(self, tx, name, frame)
-        if full:
+    def take_frames(self, tx, shipped):
+        receipts = take(self, tx, shipped)
+        if dialect == "postgresql":
+            if full:  # as PostgreSQL says it
+                tx.conn.exec_driver_sql("DO $$ BEGIN RAISE disk_full; END $$")
+        elif full:
             pages = tx.conn.exec_driver_sql("PRAGMA page_count").scalar()
             tx.conn.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
             tx.conn.exec_driver_sql("CREATE TABLE filler AS SELECT zeroblob(50000000) AS x")
         else:
             tx.conn.exec_driver_sql("PRAGMA max_page_count = 1000000000")
-        return receipt
+        return receipts
 
-    with running(Settings(db=f"sqlite:///{tmp_path}/holter.db", port=0)) as base:
+    monkeypatch.setattr(Pipeline, "take_frames", take_frames)
+    with running(Settings(db=database_url, port=0)) as base:
         service = client_of(base)
         run = service.start()
-        monkeypatch.setattr(Pipeline, "take_frame", take_frame)
+        full = True
         refused = service.call(
             "POST", f"/runs/{run}/points", {"points": [{"step": 2, "values": {"loss": 2.0}}], "seq": 2}
         )
@@ -157,17 +161,17 @@ def test_a_full_disk_is_a_503_and_the_service_stays(tmp_path, client_of, monkeyp
         assert service.get(f"/runs/{run}/metrics")["metrics"][0]["count"] == 1
 
 
-def test_a_queue_that_is_full_answers_429(tmp_path, client_of, monkeypatch):
+def test_a_queue_that_is_full_answers_429(database_url, client_of, monkeypatch):
     """With Retry-After; what was accepted before is committed."""
-    take = Pipeline.take_frame
+    take = Pipeline.take_frames
     go_on = threading.Event()
 
-    def slow(self, tx, name, frame):
+    def slow(self, tx, shipped):
         go_on.wait(60)
-        return take(self, tx, name, frame)
+        return take(self, tx, shipped)
 
-    monkeypatch.setattr(Pipeline, "take_frame", slow)
-    with running(Settings(db=f"sqlite:///{tmp_path}/holter.db", port=0, queue_limit=2, watchdog_interval_s=60)) as base:
+    monkeypatch.setattr(Pipeline, "take_frames", slow)
+    with running(Settings(db=database_url, port=0, queue_limit=2, watchdog_interval_s=60)) as base:
         service = client_of(base)
         run = service.start()
         answers: list[int] = []

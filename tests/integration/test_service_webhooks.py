@@ -75,8 +75,8 @@ def test_retry_after_is_heeded(service, receiver, hook, wait):
 
 
 def test_it_is_given_up_visibly_and_sent_again_by_hand(settings, client_of, receiver, wait):
-    """Failed after the last attempt; redelivery starts over."""
-    few = settings.model_copy(update={"webhook_attempts": 2})
+    """Failed after the last attempt, which is when its time is over; redelivery starts over."""
+    few = settings.model_copy(update={"webhook_give_up_s": 0.05})
     with running(few) as base:
         service = client_of(base)
         service.post("/webhooks", {"url": receiver.url})
@@ -84,6 +84,8 @@ def test_it_is_given_up_visibly_and_sent_again_by_hand(settings, client_of, rece
         sick_run(service)
         (delivery,) = wait(lambda: service.get("/deliveries?state=failed")["deliveries"], "given up")
         assert "given up after 2 attempts" in delivery["last_error"]
+        assert [attempt["status"] for attempt in delivery["log"]] == [500, 500]
+        assert all(attempt["duration_ms"] > 0 for attempt in delivery["log"])
         service.post(f"/deliveries/{delivery['id']}/redeliver")
         wait(lambda: service.get("/deliveries?state=delivered")["deliveries"], "delivered by hand")
     assert len(receiver.received) == 3

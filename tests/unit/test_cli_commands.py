@@ -19,9 +19,13 @@ from holter_server.settings import Settings
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
 COMMANDS = [
-    "serve", "demo", "doctor", "runs", "show", "tail", "compare", "pin", "plan", "stop", "checkpoint", "export", "sync",
-    "rules list", "rules check", "rules backtest", "webhook add", "webhook list", "webhook test", "webhook remove",
-    "token create", "token list", "token revoke",
+    "serve", "demo", "doctor", "runs", "show", "tail", "compare", "pin", "plan", "stop", "checkpoint", "dump",
+    "export", "sync", "lint",
+    "delete", "restore", "purge", "retention show", "retention set", "retention clear", "retention preview",
+    "db info", "db check", "db backup", "mute", "unmute",
+    "rules list", "rules check", "rules backtest", "rules put", "rules history", "rules restore",
+    "webhook add", "webhook list", "webhook test", "webhook remove", "webhook deliveries", "webhook redeliver",
+    "token create", "token list", "token revoke", "migrate-db",
 ]  # fmt: skip
 
 

@@ -146,6 +146,12 @@ def test_a_moving_average_does_not_depend_on_how_it_is_fed(numbers: list[float],
     assert np.allclose(whole, expected, equal_nan=True, atol=1e-6)
 
 
+@pytest.mark.parametrize("weight", [0.5, 0.97, 0.999])
+def test_a_constant_is_its_own_average(weight: float) -> None:
+    """To the bit: a chart of a constant must not show rounding errors."""
+    assert set(Smoother(weight).feed(np.full(5000, 1e-3)).tolist()) == {1e-3}
+
+
 @given(st.lists(st.one_of(values, st.integers(0, 2**64 - 1).map(_of_bits)), max_size=50))
 def test_columns_keep_every_bit(numbers: list[float]) -> None:
     """Payloads of NaN, the sign of zero, subnormal numbers, and the same bits as integers."""

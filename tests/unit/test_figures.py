@@ -301,3 +301,27 @@ def test_every_metric_stands_in_exactly_one_figure(names: list[str]) -> None:
     for figure in figures:
         assert all(figure_name(metric) == figure["name"] for metric in figure["metrics"])
         assert all(line_labels(figure["metrics"]).values()) or any(name.endswith("/") for name in names)
+
+
+@dataclass(frozen=True)
+class Smoothed(View):
+    @property
+    def smoothed(self) -> Any:
+        means = np.full(len(self.values), 2.0)
+        means[:3] = math.nan
+        return means
+
+
+def test_a_moving_average_lies_above_its_line() -> None:
+    """The line stays, faintly; the average has no point where there was none to average, and skips what is shadowed."""
+    values = np.arange(20.0)
+    values[:3] = math.nan
+    figure = build_figure("m", [Smoothed("m", values, shadowed_from=15)])
+    roles = [trace["meta"]["role"] for trace in figure["data"]]
+    assert roles.index("line") < roles.index("smoothed")
+    [line], [smoothed] = traces(figure, "line"), traces(figure, "smoothed")
+    assert line["opacity"] < 0.5
+    assert line["line"]["color"] == smoothed["line"]["color"]
+    assert numbers(smoothed["x"]) == list(range(3, 15))
+    assert set(numbers(smoothed["y"])) == {2.0}
+    assert not smoothed["showlegend"]

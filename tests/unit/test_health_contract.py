@@ -32,6 +32,7 @@ class Record:
     step: int
     time: float
     values: tuple[float, ...]
+    writer: str = "rank0"
 
 
 Moment = Record | Vitals
@@ -125,6 +126,100 @@ def dominating(rows: int = 1000) -> list[Moment]:
     return records(run)
 
 
+def learning(rows: int = 400, **more: np.ndarray) -> Series:
+    """A plain run: a loss that falls from 3 to 1, with 2 % of noise."""
+    rng = np.random.default_rng(11)
+    loss = (1 + 2 * np.exp(-np.arange(rows) / 60)) * rng.lognormal(0, 0.02, rows)
+    return {"loss": loss, **more}
+
+
+def diverging() -> list[Moment]:
+    """From step 200 to 300 the loss climbs by half, then it comes back."""
+    run = learning(500)
+    run["loss"][200:300] *= np.linspace(1, 1.5, 100)
+    run["loss"][300:350] *= 1.5
+    return records(run)
+
+
+def stuck() -> list[Moment]:
+    """A loss at ln 10 with noise, that learns from step 200 on."""
+    rng = np.random.default_rng(3)
+    loss = 2.3 * rng.lognormal(0, 0.01, 800)
+    loss[200:] *= np.exp(-np.arange(600) / 200)
+    return records({"loss": loss})
+
+
+def overfitting() -> list[Moment]:
+    """Every tenth record has a validation loss: it rises from step 150 to 300, then comes back."""
+    run = learning(500)
+    rng = np.random.default_rng(5)
+    factor = np.interp(np.arange(500), [0, 150, 300, 301, 499], [1.05, 1.05, 1.8, 1.0, 1.0])
+    val = run["loss"] * factor * rng.lognormal(0, 0.005, 500)
+    run["loss"][150:] *= np.linspace(1, 0.7, 350)
+    moments: list[Moment] = []
+    for step, (loss, loss_val) in enumerate(zip(run["loss"].tolist(), val.tolist(), strict=True)):
+        if step % 10 == 9:
+            moments.append(Record(("loss", "val_loss"), step, 100.0 + step, (loss, loss_val)))
+        else:
+            moments.append(Record(("loss",), step, 100.0 + step, (loss,)))
+    return moments
+
+
+def telemetry(**series: Any) -> list[Moment]:
+    """Records of a few named series and nothing else; a name's "/" is written "__"."""
+    return records({name.replace("__", "/"): np.asarray(values, dtype=float) for name, values in series.items()})
+
+
+def stepped(rows: int, *levels: tuple[int, float]) -> np.ndarray:
+    """A series that takes a level at each of some rows, with 1 % of noise."""
+    at = [row for row, _ in levels]
+    which = np.searchsorted(at, np.arange(rows), side="right") - 1
+    return np.array([level for _, level in levels])[which] * np.random.default_rng(2).lognormal(0, 0.01, rows)
+
+
+def vanished() -> list[Moment]:
+    """The gradient is gone from step 200 to 300, and the loss stands still as long."""
+    run = learning(400, grad_norm=stepped(400, (0, 2.0), (200, 1e-4), (300, 2.0)))
+    run["loss"][200:300] = run["loss"][199]
+    return records(run)
+
+
+def scales() -> np.ndarray:
+    scale = np.full(500, 65536.0)
+    for row in (100, 110, 120, 130):
+        scale[row:] /= 2
+    return scale
+
+
+def faded() -> list[Moment]:
+    run = learning(400)
+    part = run["loss"] * np.where((np.arange(400) >= 100) & (np.arange(400) < 250), 1e-6, 0.1)
+    return records({**run, "loss/kl": part})
+
+
+def swelling() -> list[Moment]:
+    """From step 200 to 400 one of two parts is thirty times what it was."""
+    run = learning(600)
+    kl = 0.2 * run["loss"] * np.where((np.arange(600) >= 200) & (np.arange(600) < 400), 60.0, 1.0)
+    return records({"loss": run["loss"] + kl, "loss/reconstruction": run["loss"], "loss/kl": kl})
+
+
+def leaking() -> np.ndarray:
+    growth = np.minimum(np.arange(1100), 500)
+    return 20 + 0.04 * growth + 0.01 * np.random.default_rng(4).normal(size=1100)
+
+
+def ranks(factor: Callable[[int, int], float], name: str, rows: int) -> list[Moment]:
+    """Four ranks that log the same metric step by step, times a factor of step and rank."""
+    rng = np.random.default_rng(8)
+    values = rng.lognormal(0, 0.1, rows).tolist()
+    return [
+        Record((name,), step, 100.0 + step, (values[step] * factor(step, rank),), f"rank{rank}")
+        for step in range(rows)
+        for rank in range(4)
+    ]
+
+
 @dataclass(frozen=True)
 class Sick:
     """A run that has what the rule is for, and what the rule has to say of it: action and step."""
@@ -140,6 +235,13 @@ SICK: dict[str, Sick] = {
         lambda: changed(loss__total=times(300, 320, 8)),
         [("open", 300), ("update", 302), ("escalate", 309), ("resolve", 322)],
     ),
+    "component-explosion": Sick(
+        lambda: changed(loss__ce=times(300, 320, 8)),
+        [("open", 300), ("update", 302), ("escalate", 309), ("resolve", 322)],
+    ),
+    "loss-divergence": Sick(diverging, [("open", 229), ("resolve", 364)]),
+    "loss-plateau": Sick(stuck, [("open", 63), ("resolve", 255)]),
+    "overfitting": Sick(overfitting, [("open", 219), ("resolve", 309)]),
     "loss-explosion-at-start": Sick(
         lambda: changed(loss__total=lambda x: x.__setitem__(slice(0, 60), [1.0] * 5 + [2.0] * 35 + [0.9] * 20)),
         [("open", 16), ("resolve", 44)],
@@ -148,9 +250,57 @@ SICK: dict[str, Sick] = {
         lambda: changed(grad_norm=times(300, 310, 50)),
         [("open", 302), ("resolve", 312)],
     ),
+    "grad-norm-vanishing": Sick(vanished, [("open", 249), ("resolve", 304)]),
+    "learning-rate": Sick(
+        lambda: telemetry(lr=[1e-3] * 50 + [0.0] * 30 + [1e-3] * 20),
+        [("open", 69), ("resolve", 99)],
+    ),
+    "loss-scale": Sick(lambda: telemetry(loss_scale=scales()), [("open", 120), ("resolve", 230)]),
+    "loss-zero": Sick(
+        lambda: changed(loss__total=level(300, 320, 0.0)),
+        [("open", 309), ("resolve", 322)],
+    ),
+    "component-faded": Sick(faded, [("open", 163), ("resolve", 313)]),
+    "component-dominates": Sick(swelling, [("open", 239), ("resolve", 439)]),
     "near-oom": Sick(
         lambda: changed(system__gpu0__memory_used_gb=level(100, 120, 77.6)),
         [("open", 102), ("resolve", 122)],
+    ),
+    "memory-creep": Sick(
+        lambda: telemetry(system__process_rss_gb=leaking()),
+        [("open", 191), ("resolve", 1023)],
+    ),
+    "gpu-hot": Sick(
+        lambda: telemetry(system__gpu0__temperature=stepped(200, (0, 60), (50, 91), (150, 60))),
+        [("open", 55), ("resolve", 155)],
+    ),
+    "gpu-throttled": Sick(
+        lambda: telemetry(system__gpu0__throttled=[0] * 50 + [1] * 50 + [0] * 100),
+        [("open", 59), ("resolve", 117)],
+    ),
+    "gpu-errors": Sick(
+        lambda: telemetry(system__gpu0__ecc_uncorrected=[3] * 50 + [4] * 50 + [6] * 200),
+        [("open", 50), ("update", 100), ("resolve", 200)],
+    ),
+    "slowdown": Sick(
+        lambda: telemetry(perf__step_time=stepped(400, (0, 0.5), (150, 0.75), (300, 0.5))),
+        [("open", 201), ("resolve", 345)],
+    ),
+    "data-starvation": Sick(
+        lambda: telemetry(perf__step_time=np.ones(300), perf__data_time=stepped(300, (0, 0.1), (100, 0.8), (200, 0.1))),
+        [("open", 147), ("resolve", 248)],
+    ),
+    "gpu-idle": Sick(
+        lambda: telemetry(system__gpu0__utilization=stepped(400, (0, 90), (150, 20), (300, 90))),
+        [("open", 201), ("resolve", 345)],
+    ),
+    "ranks-disagree": Sick(
+        lambda: ranks(lambda step, rank: 1.1 if rank == 2 and 100 <= step < 150 else 1.0, "grad_norm", 200),
+        [("open", 102), ("resolve", 169)],
+    ),
+    "straggler": Sick(
+        lambda: ranks(lambda step, rank: 1.5 if rank == 2 and 100 <= step < 300 else 1.0, "perf/step_time", 500),
+        [("open", 192), ("resolve", 384)],
     ),
     "run-hung": Sick(hung, [("open", 19), ("resolve", 20)]),
     "run-lost": Sick(lost, [("open", 19), ("resolve", 19)]),
@@ -205,8 +355,12 @@ def play(
     cuts: frozenset[int] = frozenset(),
     *,
     restore: bool = False,
+    lazy: bool = False,
 ) -> list[Transition]:
-    """Feed the moments in the largest batches that the cuts allow; with ``restore``, save and restore at each cut."""
+    """Feed the moments in the largest batches that the cuts allow; with ``restore``, save and restore at each cut.
+
+    With ``lazy``, the engine is asked whether it has to look at the clock.
+    """
     engine = Engine(rules, facts)
     told: list[Transition] = []
     waiting: list[Record] = []
@@ -222,9 +376,10 @@ def play(
             engine = Engine(rules, facts, engine.save()) if restore else engine
         if isinstance(moment, Vitals):
             flush()
-            told.extend(engine.tick(moment))
+            if not lazy or engine.wake(moment) <= moment.now:
+                told.extend(engine.tick(moment))
         else:
-            if waiting and waiting[0].metrics != moment.metrics:
+            if waiting and (waiting[0].metrics, waiting[0].writer) != (moment.metrics, moment.writer):
                 flush()
             waiting.append(moment)
     flush()
@@ -233,7 +388,7 @@ def play(
 
 def batch(rows: list[Record]) -> Batch:
     return Batch(
-        "rank0",
+        rows[0].writer,
         rows[0].metrics,
         np.array([row.step for row in rows], dtype=np.int64),
         np.array([row.time for row in rows]),
@@ -328,6 +483,32 @@ def test_record_by_record_with_a_restore_at_each_gives_the_same(rule: Rule) -> N
 
 
 @every_rule
+def test_it_says_when_it_has_to_look_at_the_clock(rule: Rule) -> None:
+    """A tick that comes before the moment it has named does nothing, and without such ticks all is the same."""
+    sick = SICK[rule.id]
+    moments = sick.make()
+    assert same(play(alone(rule), sick.facts, moments, lazy=True), play(alone(rule), sick.facts, moments))
+    engine = Engine(alone(rule), sick.facts)
+    for moment in moments:
+        if isinstance(moment, Record):
+            engine.observe(batch([moment]))
+            continue
+        check_wake(engine, moment)
+        engine.tick(moment)
+
+
+def check_wake(engine: Engine, at: Vitals) -> None:
+    """At any time up to the moment that the engine names, a tick changes nothing."""
+    wake = engine.wake(at)
+    state = engine.save()
+    for later in (0.0, 1e-4, 0.5, 7.0, 59.0, 61.0, 1e4):
+        now = at.now + later
+        if now < wake:
+            assert engine.tick(replace(at, now=now)) == []
+            assert engine.save() == state
+
+
+@every_rule
 def test_non_finite_records_poison_no_baseline(rule: Rule) -> None:
     """Records of NaN and ±Inf among the healthy ones change nothing for any rule but the one that is about them."""
     if rule.check_name == "non_finite":
@@ -366,7 +547,14 @@ LAYOUTS = (
     ("loss/total", "loss/precursor"),
     ("val/easy/loss", "val/easy/token_acc"),
     ("loss/ce", "curriculum/stage", "weighted/ce", "weighted/precursor"),
+    ("loss", "val_loss", "lr"),
+    ("loss", "loss/kl", "loss/rec", "grad_norm"),
+    ("perf/step_time", "perf/data_time", "tokens/s", "system/process_rss_gb"),
+    ("system/gpu0/temperature", "system/gpu0/utilization", "system/gpu0/throttled", "system/gpu0/ecc_uncorrected"),
 )
+
+
+CLOCK = st.sampled_from([float(second) for second in range(100, 400, 7)])
 
 
 @st.composite
@@ -378,13 +566,17 @@ def wild_runs(draw: st.DrawFn) -> list[Moment]:
         for _ in range(draw(st.integers(1, 8))):
             step, time = draw(st.integers(-5, 2**62)), draw(st.floats(0, 2e9))
             row = draw(st.lists(WILD, min_size=len(names), max_size=len(names)))
-            moments.append(Record(names, step, time, tuple(row)))
-        if draw(st.booleans()):
-            moments.append(vitals(2e9, state=draw(st.sampled_from(["running", "lost", "failed", "finished"]))))
+            writer = draw(st.sampled_from(["rank0", "rank0", "rank0", "rank1", "rank0/system"]))
+            moments.extend([Record(names, step, time, tuple(row), writer)] * draw(st.sampled_from([1, 1, 1, 12, 70])))
+        for _ in range(draw(st.integers(0, 3))):
+            now, step_at = draw(CLOCK), draw(st.none() | CLOCK)
+            state = draw(st.sampled_from(["running", "hung", "lost", "failed", "finished"]))
+            heard = {"last_seen_at": draw(CLOCK), "due_at": draw(st.none() | CLOCK), "last_step_at": step_at}
+            moments.append(vitals(now, state=state, **heard))
     return moments
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(data=st.data())
 def test_anything_at_all_is_judged_the_same_in_any_cut(data: st.DataObject) -> None:
     """The whole default rule set on any values, steps and sets of metrics: no error, and the same transitions."""
@@ -393,5 +585,13 @@ def test_anything_at_all_is_judged_the_same_in_any_cut(data: st.DataObject) -> N
     whole = play(RuleSet.default(), GAUSSIAN, moments)
     assert same(play(RuleSet.default(), GAUSSIAN, moments, cuts, restore=True), whole)
     assert same(play(RuleSet.default(), GAUSSIAN, moments), whole)
+    assert same(play(RuleSet.default(), GAUSSIAN, moments, lazy=True), whole)
+    engine = Engine(RuleSet.default(), GAUSSIAN)
+    for moment in moments:
+        if isinstance(moment, Record):
+            engine.observe(batch([moment]))
+        else:
+            check_wake(engine, moment)
+            engine.tick(moment)
     for change in whole:
         dump_json(msgspec.to_builtins(change.evidence))

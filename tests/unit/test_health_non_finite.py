@@ -163,7 +163,7 @@ def test_records_of_their_own_for_loss_and_gradient_are_judged_together() -> Non
     engine = Engine(RuleSet.default(), Facts())
     told: list[Transition] = []
     for step in range(60):
-        value = NAN if step >= 50 else 1.0 + step / 100
+        value = NAN if step >= 50 else 1.0 + 0.01 * math.sin(step)
         for name in ("loss", "grad_norm"):
             told += engine.observe(
                 Batch("rank0", (name,), np.array([step]), np.array([1.0 * step]), np.array([[value]]))

@@ -29,7 +29,9 @@ from holter.health.roles import is_unstable_by_nature
         (Role.STAGE, "curriculum/stage"),
         (Role.THROUGHPUT, "perf/it_per_s samples_per_second tokens/s it/s"),
         (Role.SYSTEM, "system/cpu_percent"),
-        (Role.OTHER, "epoch max_logit reward kl ema_alpha perf/step_time num_tokens precursor_mz"),
+        (Role.STEP_TIME, "perf/step_time watch/step_time ms/batch step_time_ms iter_time seconds_per_step step_sec"),
+        (Role.DATA_TIME, "data_time perf/data_time dataloader_wait_ms"),
+        (Role.OTHER, "epoch max_logit reward kl ema_alpha num_tokens precursor_mz total_time eval_step_time"),
     ],
 )
 def test_names_of_real_logs(role: Role, names: str) -> None:

@@ -90,7 +90,7 @@ def test_a_typo_is_answered_with_its_line_and_the_allowed_keys() -> None:
         ("rules:\n  - id: total-high\n    above: much\n", 3, "'above' in rule 'total-high'"),
         ("rules:\n  - id: total-high\n    severity: fatal\n", 3, "allowed: critical, info, warning"),
         ("rules:\n  - id: total-high\n    window: 100\n", 3, "'window'"),
-        ("rules:\n  - id: total-high\n    actions: [explode]\n", 3, "allowed: checkpoint, notify, stop"),
+        ("rules:\n  - id: total-high\n    actions: [explode]\n", 3, "allowed: checkpoint, dump, notify, stop"),
         ("rules:\n  - id: mine\n    check: magic\n", 3, "names the check 'magic'"),
         ("rules:\n  - id: mine\n    check: limit\n", 2, "a limit needs `above` or `below`"),
         ("rules:\n  - id: total-hihg\n    above: 5\n", 2, "did you mean 'total-high'?"),

@@ -24,7 +24,7 @@ def series(rank: int, points: list[tuple[int, float]]) -> Series:
     ordered = sorted(points, key=lambda point: point[0])
     steps = np.array([step for step, _ in ordered], np.int64)
     values = np.array([value for _, value in ordered])
-    return Series("loss", f"rank{rank}", rank, 1, None, 0.0, steps, 1e9 + steps + rank / 10, values)
+    return Series("run", "loss", f"rank{rank}", rank, 1, None, 0.0, steps, 1e9 + steps + rank / 10, values)
 
 
 @given(st.lists(RANK, min_size=1, max_size=4))

@@ -7,14 +7,14 @@ from email.utils import format_datetime
 
 import pytest
 
-from holter_server.notify.backoff import LONGEST_WAIT_S, Verdict, judge, retry_after
+from holter_server.notify.backoff import LONGEST_WAIT_S, Verdict, breaker_pause, judge, retry_after
 
 NOW = 1.7e9
 
 
 def judged(status: int | None = 500, **change) -> Verdict:
     given = {
-        "status": status, "error": "", "permanent": False, "headers": {}, "attempts": 1, "attempts_max": 10,
+        "status": status, "error": "", "permanent": False, "headers": {}, "attempts": 1, "give_up_at": NOW + 86_400,
         "backoff_s": 5.0, "now": NOW, "die": 0.5,
     }  # fmt: skip
     return judge(**{**given, **change})
@@ -35,9 +35,9 @@ def test_everything_else_is_tried_again(status):
     assert str(status) in verdict.reason
 
 
-@pytest.mark.parametrize("change", [{"status": 410}, {"permanent": True}, {"attempts": 10}, {"attempts": 11}])
+@pytest.mark.parametrize("change", [{"status": 410}, {"permanent": True}, {"give_up_at": NOW}, {"give_up_at": NOW - 1}])
 def test_some_things_are_final(change):
-    """Gone, refused, tried often enough."""
+    """Gone, refused, tried for long enough."""
     assert judged(**change).retry_at is None
 
 
@@ -45,7 +45,7 @@ def test_waits_grow_threefold_up_to_a_limit_and_are_spread():
     """Five seconds, fifteen, forty-five …, each ± 20 %."""
     waits = [judged(attempts=count).retry_at - NOW for count in (1, 2, 3)]
     assert waits == [5.0, 15.0, 45.0]
-    assert judged(attempts=20, attempts_max=99).retry_at - NOW == LONGEST_WAIT_S
+    assert judged(attempts=20).retry_at - NOW == LONGEST_WAIT_S
     assert judged(die=0.0).retry_at - NOW == pytest.approx(4.0)
     assert judged(die=1.0).retry_at - NOW == pytest.approx(6.0)
 
@@ -63,3 +63,29 @@ def test_the_receiver_may_ask_for_more_time():
 def test_nonsense_asks_for_nothing(value):
     """A receiver can't stop its own deliveries by a typo."""
     assert retry_after({"Retry-After": value}, NOW) == 0.0
+
+
+def test_the_last_attempt_is_at_the_end_of_the_day():
+    """No wait goes beyond it, not even one that was asked for."""
+    end = NOW + 100
+    assert judged(attempts=9, give_up_at=end).retry_at == end
+    assert judged(headers={"Retry-After": "9999"}, give_up_at=end).retry_at == end
+    assert "given up after 7 attempts" in judged(attempts=7, give_up_at=NOW).reason
+
+
+@pytest.mark.parametrize(("status", "unwell"), [(None, True), (500, True), (429, True), (404, False), (410, False)])
+def test_only_some_failures_speak_of_the_receiver(status, unwell):
+    """A message that is not wanted says nothing about the next one."""
+    assert judged(status, error="" if status else "refused").unwell is unwell
+
+
+def test_a_receiver_that_asks_for_time_gets_it_for_everything():
+    """Retry-After of a 503 holds for the channel, that of a 404 for nobody."""
+    assert judged(503, headers={"Retry-After": "60"}).asked_until == NOW + 60
+    assert judged(404, headers={"Retry-After": "60"}).asked_until is None
+
+
+def test_the_breaker_opens_for_longer_each_time_up_to_five_minutes():
+    """Thirty seconds, a minute …, each ± 20 %."""
+    pauses = [breaker_pause(failures, 5, 5.0, 0.5) for failures in (5, 6, 7, 8, 9, 99)]
+    assert pauses == pytest.approx([30, 60, 120, 240, 300, 300])

@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from holter.wire import jsonable
-from holter_server.live import MESSAGES_HELD, POINTS_HELD, Hub, Subscription
-from holter_server.notices import Notice, PointsOf
+from holter_server.live import MESSAGES_HELD, POINTS_HELD, Hub, LiveConnection, Subscription
+from holter_server.notices import EVERY_RUN, Notice, PointsOf
 
 
 def points(run: str = "r", steps=(1,), metric: str = "loss", value: float = 1.0) -> Notice:
@@ -87,3 +87,36 @@ def test_messages_are_bounded_too():
 def test_a_hub_without_connections_does_nothing():
     """And needs no event loop."""
     Hub().publish([points()])
+
+
+def test_what_was_left_out_is_said_to_whom_it_concerns():
+    """Those who watch the run, or everybody."""
+    watching, other, listing = (
+        Subscription("a", "run", "r"),
+        Subscription("b", "run", "other"),
+        Subscription("c", "runs", None),
+    )
+    watching.offer(points())
+    assert [item.offer(Notice("behind", "r", {})) for item in (watching, other, listing)] == [True, False, False]
+    assert watching.take(0.0)[0] == [{"type": "behind", "id": "a"}]
+    for item in (watching, other, listing):
+        assert item.offer(Notice("behind", EVERY_RUN, {}))
+        assert item.take(0.0)[0] == [{"type": "behind", "id": item.name}]
+
+
+def test_the_hub_knows_what_is_asked_for():
+    """Each run as long as somebody watches it, and whether anybody looks at the list."""
+    hub = Hub()
+    first, second = (LiveConnection(None, 0.1) for _ in range(2))
+    for connection in (first, second):
+        hub.add(connection)
+        hub.subscribe(connection, Subscription("a", "run", "r"))
+    hub.subscribe(first, Subscription("b", "runs", None))
+    assert (hub.watches("r"), hub.watches("s"), hub.lists) == (True, False, True)
+    hub.subscribe(first, Subscription("a", "run", "s"))  # in place of the other
+    hub.unsubscribe(first, "nothing")
+    assert (hub.watches("r"), hub.watches("s")) == (True, True)
+    hub.unsubscribe(second, "a")
+    assert not hub.watches("r")
+    hub.remove(first)
+    assert (hub.watches("s"), hub.lists) == (False, False)

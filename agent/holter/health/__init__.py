@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holter.health.engine import Engine
+from holter.health.engine import Engine, readable
 from holter.health.model import (
     KINDS,
     SEVERITIES,
@@ -34,5 +34,6 @@ __all__ = [
     "Transition",
     "Vitals",
     "load_packs",
+    "readable",
     "role_of",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -34,10 +35,21 @@ class Incident(msgspec.Struct):
     step: int | None = None
 
 
+class Waiting(msgspec.Struct):
+    """What a check has seen, and what has not lasted for as long as its rule asks."""
+
+    rule: str
+    writer: str
+    sign: Sign  # the newest one
+    step: int  # at which it was seen first
+    time: float
+
+
 class Book(msgspec.Struct):
     """At most one open incident for each rule, writer and subject."""
 
     open: dict[str, Incident] = {}
+    waiting: dict[str, Waiting] = {}
     opened: dict[str, int] = {}  # how many there have been, open or not
 
     def enter(self, sign: Sign, rule: Rule, writer: str, step: int | None, time: float) -> Transition | None:
@@ -45,6 +57,8 @@ class Book(msgspec.Struct):
         key = _key(rule.id, writer, sign.subject or sign.metric)
         incident = self.open.get(key)
         if incident is None:
+            if self._waits(key, sign, rule, writer, step, time):
+                return None
             if sign.action != "open":
                 return None
             incident = self.open[key] = self._new(key, sign, rule, writer, step)
@@ -53,6 +67,28 @@ class Book(msgspec.Struct):
         if sign.action == "resolve":
             del self.open[key]
         return _transition("update" if sign.action == "open" else sign.action, incident, step, time)
+
+    def _waits(  # noqa: PLR0917 - as `enter`
+        self, key: str, sign: Sign, rule: Rule, writer: str, step: int | None, time: float
+    ) -> bool:
+        """Whether a sign is about something that has to last first; it is remembered, or forgotten, then."""
+        waiting = self.waiting.get(key)
+        if waiting is None:
+            if sign.action == "open" and rule.text.lasts is not None and step is not None:
+                self.waiting[key] = Waiting(rule.id, writer, sign, step, time)
+        elif sign.action == "resolve":
+            del self.waiting[key]
+        else:
+            waiting.sign = replace(sign, action="open")
+        return waiting is not None or key in self.waiting
+
+    def ripen(self, key: str, rule: Rule, writer: str, step: int, time: float) -> Transition:
+        """What has waited under ``key`` has lasted: it opens."""
+        waiting = self.waiting.pop(key)
+        known = {"since_step": waiting.step, "for": rule.text.lasts}
+        sign = replace(waiting.sign, evidence={**waiting.sign.evidence, **known})
+        incident = self.open[key] = self._new(key, sign, rule, writer, step)
+        return _transition("open", incident, step, time)
 
     def close_rule(self, rule_id: str, reason: str, time: float) -> list[Transition]:
         """Resolve what a rule that no longer applies has left open."""
@@ -79,7 +115,7 @@ class Book(msgspec.Struct):
             message=sign.message,
             advice=rule.advice(sign.metric, sign.evidence),
             evidence=dict(sign.evidence),
-            actions=rule.text.actions,
+            actions=rule.actions,
             step=step,
         )
 

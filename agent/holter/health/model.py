@@ -84,4 +84,4 @@ class Transition:
     baseline: float | None = None
     advice: str = ""
     evidence: dict[str, Any] = field(default_factory=dict)  # the arithmetic: named numbers, short lists, the formula
-    actions: tuple[str, ...] = ("notify",)  # notify | checkpoint | stop
+    actions: tuple[str, ...] = ("notify",)  # notify | checkpoint | stop | dump, or "would-stop" …

@@ -50,11 +50,17 @@ class Selector:
 
     def select(self, names: Sequence[str], roles: Sequence[Role]) -> Selection:
         """The columns of a record with these names and roles."""
-        found = [(column, rank) for column, name in enumerate(names) if (rank := self._rank(name, roles[column])) >= 0]
-        return Selection(tuple(column for column, _ in found), tuple(rank for _, rank in found))
+        return _selected(self, tuple(names), tuple(roles))
 
-    def _rank(self, name: str, role: Role) -> int:
+    def rank(self, name: str, role: Role) -> int:
+        """Index of the pattern that fits, -1 for a metric that is not chosen."""
         if (self.roles and role not in self.roles) or first_match(self.exceptions, name) is not None:
             return -1
         rank = first_match(self.metrics, name) if self.metrics else 0
         return -1 if rank is None else rank
+
+
+@lru_cache(maxsize=4096)  # a thousand runs of one project log the same metrics
+def _selected(selector: Selector, names: tuple[str, ...], roles: tuple[Role, ...]) -> Selection:
+    found = [(column, rank) for column, name in enumerate(names) if (rank := selector.rank(name, roles[column])) >= 0]
+    return Selection(tuple(column for column, _ in found), tuple(rank for _, rank in found))

@@ -25,6 +25,8 @@ class Role(StrEnum):
     ACCURACY = "accuracy"  # any measure of quality, perplexity included
     MEMORY = "memory"
     THROUGHPUT = "throughput"
+    STEP_TIME = "step_time"  # of one step or batch, in any unit
+    DATA_TIME = "data_time"  # of that, the wait for data
     STAGE = "stage"  # of a curriculum
     SYSTEM = "system"
     OTHER = "other"
@@ -44,9 +46,9 @@ def _words_of(text: str) -> frozenset[str]:
 
 _NOISE = _words_of(
     "train training trainer step epoch iter iteration avg average mean running smoothed ema batch loss losses "
-    "total all sum overall objective main metrics metric log logs global raw model"
+    "total all sum overall objective main metrics metric log logs global raw model lm mlm clm language modeling"
 )
-_LOSS = _words_of("loss losses nll bce mse cost objective criterion elbo")
+_LOSS = _words_of("loss losses nll bce mse rmse mae cost objective criterion elbo")
 _LOSS_ALONE = _words_of("ce total kl precursor spectrum xent crossentropy")
 _EVALUATION = _words_of("val valid validation eval evaluation test dev heldout holdout")
 _QUALITY = _words_of(
@@ -57,7 +59,15 @@ _ADVERSARIAL = _words_of(
     "surrogate advantage pg td icm intrinsic q1 q2 qf qf1 qf2 alpha scores"
 )
 _REINFORCEMENT = _words_of("reward rewards rew rollout policy advantage advantages discriminator generator")
-_RATE = re.compile(r"\b(it|its|iter|iters|samples|tokens|steps|examples)(_| )?(/|per)(_| )?(s|sec|second)\b|throughput")
+_MEMORY = _words_of("memory vram rss")
+_TIME = _words_of("time seconds sec secs ms wait")
+_NO_TIME = _words_of("total elapsed eval remaining wall stamp timestamp epoch")
+_DATA = _words_of("data dataloader dataloading loader loading input fetch")
+_STEP = _words_of("step batch iter iteration")
+_PER_STEP = re.compile(r"(^|[^a-z])(ms|s|sec|secs|seconds|time)(_| )?(/|per)(_| )?(it|iter|iteration|step|batch)\b")
+_RATE = re.compile(
+    r"(?:\b|_)(it|its|iter|iters|samples|tokens|steps|examples)(_| )?(/|per)(_| )?(s|sec|second)\b|throughput"
+)
 
 
 @lru_cache(maxsize=8192)
@@ -69,7 +79,7 @@ def role_of(name: str) -> Role:
     """
     words = _words(name)
     if name.lower().startswith("system/"):
-        return Role.MEMORY if "memory" in words else Role.SYSTEM
+        return Role.MEMORY if _MEMORY & set(words) else Role.SYSTEM
     return _optimizer_role(words) or _loss_role(words) or _other_role(name.lower(), words)
 
 
@@ -81,6 +91,7 @@ def is_unstable_by_nature(names: Iterable[str]) -> bool:
     return any(role_of(name) is Role.ADVERSARIAL or _REINFORCEMENT & set(_words(name)) for name in names)
 
 
+@lru_cache(maxsize=8192)
 def _words(name: str) -> tuple[str, ...]:
     return tuple(word.lower() for word in _WORD.findall(name))
 
@@ -128,6 +139,22 @@ def _other_role(lowered: str, words: tuple[str, ...]) -> Role:
         return Role.ACCURACY
     if "stage" in has and has & {"curriculum", "stage"}:
         return Role.STAGE
-    if has & {"memory", "vram", "rss"}:
+    if has & _MEMORY:
         return Role.MEMORY
-    return Role.THROUGHPUT if _RATE.search(lowered) else Role.OTHER
+    if _EVALUATION & has:
+        return Role.OTHER
+    if _RATE.search(lowered):
+        return Role.THROUGHPUT
+    return _time_role(lowered, words)
+
+
+def _time_role(lowered: str, words: tuple[str, ...]) -> Role:
+    """Of names such as `step_time`, `ms/batch`, `time_per_iteration`, `data_time`, `perf/dataloader_wait_ms`."""
+    has = set(words)
+    if _PER_STEP.search(lowered):
+        return Role.STEP_TIME
+    if not has & _TIME or has & _NO_TIME:
+        return Role.OTHER
+    if has & _DATA:
+        return Role.DATA_TIME
+    return Role.STEP_TIME if has & _STEP else Role.OTHER

@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from holter.health.model import SEVERITIES, Facts, Kind, Severity
 from holter.health.patterns import Selector, first_match
+from holter.health.plugins import known_checks, pack_texts
 from holter.health.roles import Role, role_of
-from holter.health.rules import CHECKS, Check
+from holter.health.rules import Check
 from holter.health.yaml_text import Entry, RuleError, TextFile
+
+log = logging.getLogger("holter")
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
 
 __all__ = ["PACKS", "Pack", "Rule", "RuleError", "RuleSet", "load_packs"]
 
 PACKS = ("default", "denovo")  # in the order in which they are laid over one another
-ActionName = Literal["notify", "checkpoint", "stop"]
+ActionName = Literal["notify", "checkpoint", "stop", "dump"]
+WOULD = "would-"  # before the name of an action that a dry run only writes down
 Scalar = str | int | float | bool
+Lasting = Annotated[int, msgspec.Meta(ge=1)] | Annotated[str, msgspec.Meta(pattern=r"^[0-9]+(\.[0-9]+)?[smh]$")]
+SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 T = TypeVar("T")
 
 
-class RuleText(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RuleText(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"lasts": "for"}):
     """The keys that every rule may have, besides the parameters of its check."""
 
     id: str
@@ -37,9 +49,12 @@ class RuleText(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     roles: tuple[Role, ...] = ()
     exclude: tuple[str, ...] = ()
     when: dict[str, Scalar | list[Scalar]] = {}
+    tags: tuple[str, ...] = ()
     advice: str = ""
     advice_for: dict[str, str] = {}
+    lasts: Lasting | None = None  # how long what the check sees must last before it fires
     actions: tuple[ActionName, ...] = ("notify",)
+    dry_run: bool = False
 
 
 class AppliesTo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,7 +64,7 @@ class AppliesTo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     roles: tuple[Role, ...] = ()
 
 
-COMMON_KEYS = RuleText.__struct_fields__
+COMMON_KEYS = RuleText.__struct_encode_fields__
 FILE_KEYS = ("summary", "applies_to", "rules")
 _PROJECT = "project"
 
@@ -87,6 +102,20 @@ class Rule:
     def kind(self) -> Kind:
         return self.check.kind
 
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """What follows when it fires; in a dry run the training is asked for nothing, and "would-stop" says so."""
+        if not self.text.dry_run:
+            return self.text.actions
+        return tuple(name if name == "notify" else f"{WOULD}{name}" for name in self.text.actions)
+
+    def lasted(self, steps: IntArray, times: FloatArray, since: tuple[int, float]) -> BoolArray:
+        """For records at ``steps`` (n,) and ``times`` (n,): whether what was seen at ``since`` has lasted by then."""
+        wanted = self.text.lasts
+        if isinstance(wanted, str):
+            return np.asarray(times - since[1] >= float(wanted[:-1]) * SECONDS[wanted[-1]])
+        return np.asarray(steps - since[0] >= (wanted or 0))
+
     def selector(self) -> Selector:
         return Selector(self.text.metrics, self.text.roles, self.text.exclude)
 
@@ -100,7 +129,9 @@ class Rule:
         return self.text.advice
 
     def wanted(self, facts: Facts) -> bool:
-        """Whether the run's config is one that the rule is `when` for."""
+        """Whether the run's config is one that the rule is `when` for, and one of its tags one that it asks for."""
+        if self.text.tags and not any(first_match(self.text.tags, tag) is not None for tag in facts.tags):
+            return False
         flat = _flat(facts.config)
         return all(_fits(flat, pattern, wanted) for pattern, wanted in self.text.when.items())
 
@@ -128,8 +159,8 @@ class RuleSet:
 
     @classmethod
     def default(cls) -> RuleSet:
-        """The packs that come with Holter."""
-        return load_packs(*PACKS)
+        """The packs that come with Holter, and those of plug-ins after them."""
+        return _with_plugins()
 
     @classmethod
     def parse(cls, yaml_text: str, name: str = "rules.yaml") -> RuleSet:
@@ -181,6 +212,28 @@ def load_packs(*names: str) -> RuleSet:
     return RuleSet(tuple(rule for rule in rules if rule.text.enabled))
 
 
+@cache
+def _with_plugins() -> RuleSet:
+    rules = load_packs(*PACKS)
+    for name, text in pack_texts().items():
+        try:
+            rules = _with_pack(rules, name, text)
+        except RuleError as error:  # a package of somebody else's must not take the other rules down
+            log.error("The rules of the plug-in %s are not used: %s", name, error)
+    return rules
+
+
+def _with_pack(rules: RuleSet, name: str, text: str) -> RuleSet:
+    file = TextFile(text, f"{name}.yaml")
+    pack, entries = _read_file(file, name)
+    found = list(rules.rules)
+    for entry in entries:
+        rule_id = _rule_id(file, entry)
+        base = next((rule for rule in found if rule.id == rule_id), None)
+        found.append(_rule(file, entry, pack, base))
+    return RuleSet(tuple(rule for rule in found if rule.text.enabled))
+
+
 # --- from text to rules -----------------------------------------------------------------------------------------
 
 
@@ -224,14 +277,14 @@ def _lay_over(file: TextFile, entry: Entry, rules: list[Rule]) -> None:
         near = get_close_matches(rule_id, [rule.id for rule in rules], n=1)
         guess = f" (did you mean '{near[0]}'?)" if near else ""
         text = f"there is no rule '{rule_id}' to change{guess}; a new rule needs a check"
-        raise file.error(text, entry.lines["id"], CHECKS)
+        raise file.error(text, entry.lines["id"], known_checks())
     rules.append(_rule(file, entry, Pack(_PROJECT), None))
 
 
 def _rule(file: TextFile, entry: Entry, pack: Pack, base: Rule | None) -> Rule:
     rule_id = _rule_id(file, entry)
     check_name = _check_name(file, entry, rule_id, base)
-    check_type = CHECKS[check_name]
+    check_type = known_checks()[check_name]
     parameters = check_type.__struct_fields__
     allowed = (*COMMON_KEYS, *parameters)
     for key, line in entry.lines.items():
@@ -248,9 +301,9 @@ def _check_name(file: TextFile, entry: Entry, rule_id: str, base: Rule | None) -
     line = entry.lines.get("check", entry.line)
     name = entry.values.get("check", None if base is None else base.check_name)
     if name is None:
-        raise file.error(f"rule '{rule_id}' is new and needs a check", line, CHECKS)
-    if name not in CHECKS:
-        raise file.error(f"rule '{rule_id}' names the check {name!r}, which there is not", line, CHECKS)
+        raise file.error(f"rule '{rule_id}' is new and needs a check", line, known_checks())
+    if name not in known_checks():
+        raise file.error(f"rule '{rule_id}' names the check {name!r}, which there is not", line, known_checks())
     return str(name)
 
 

@@ -5,7 +5,7 @@ own environment, so it may import the tracker as soon as it is needed.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,6 +26,8 @@ class Agent:
     """Records one run below ``folder``. Another process may read it back from the same folder."""
 
     precision: ClassVar[str] = "float64"  # of stored values
+    history_points: ClassVar[int] = 1_000_000  # of one series, as many as can be stored in a minute or so
+    compared_steps: ClassVar[int] = 10_000  # of each of 50 runs with 4 metrics
 
     def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
         self.folder, self.options = folder.resolve(), options
@@ -42,12 +44,34 @@ class Agent:
         """(step, value) of each metric, by the documented way to read a run that may have been killed."""
         raise NotImplementedError
 
-    def remember(self, identity: str) -> None:
-        (self.folder / "identity").write_text(identity)
+    # --- what only the benchmark of stores asks for ---------------------------------------------------------------
 
-    @property
-    def identity(self) -> str:
-        return (self.folder / "identity").read_text()
+    def fill(self, run: str, metrics: Sequence[str], values: Any) -> None:
+        """Store a whole run in the quickest way that the tracker offers; ``values`` has the shape (steps, metrics)."""
+        raise NotImplementedError
+
+    def history(self, run: str, metric: str) -> list[tuple[int, float]]:
+        """(step, value) of every point of a metric."""
+        raise NotImplementedError
+
+    def view(self, run: str, metric: str) -> list[tuple[int, float]]:
+        """(step, value) of the points that the tracker's page draws. Left out where there is no page."""
+        raise NotImplementedError
+
+    def compare(self, runs: Sequence[str], metrics: Sequence[str]) -> int:
+        """Fetch what the page draws for many runs; how many points that is. Left out where there is no page."""
+        raise NotImplementedError
+
+    @classmethod
+    def can(cls, name: str) -> bool:
+        """Whether the tracker has its own method ``name``."""
+        return getattr(cls, name) is not getattr(Agent, name)
+
+    def remember(self, identity: str, run: str = "") -> None:
+        (self.folder / f"identity{run}").write_text(identity)
+
+    def identity_of(self, run: str = "") -> str:
+        return (self.folder / f"identity{run}").read_text()
 
 
 class Nothing(Agent):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from . import Agent, Log
@@ -20,6 +20,8 @@ WHOLE, FIRST, _MIDDLE, LAST = 1, 2, 3, 4
 
 
 class Wandb(Agent):
+    history_points = 100_000
+
     def begin(self) -> Log:
         import wandb
 
@@ -32,9 +34,22 @@ class Wandb(Agent):
         self.run.finish()
 
     def read(self) -> dict[str, list[tuple[int, float]]]:
+        return self._read(self.identity_of())
+
+    def fill(self, run: str, metrics: Sequence[str], values: Any) -> None:
+        log = self.begin()
+        self.remember(self.run.id, run)
+        for step, row in enumerate(values.tolist()):
+            log(dict(zip(metrics, row, strict=True)), step)
+        self.end()
+
+    def history(self, run: str, metric: str) -> list[tuple[int, float]]:
+        return self._read(self.identity_of(run))[metric]
+
+    def _read(self, identity: str) -> dict[str, list[tuple[int, float]]]:
         from wandb.proto import wandb_internal_pb2
 
-        (path,) = self.folder.glob(f"wandb/offline-run-*/run-{self.identity}.wandb")
+        (path,) = self.folder.glob(f"wandb/offline-run-*/run-{identity}.wandb")
         read: dict[str, list[tuple[int, float]]] = {}
         for body in _records(path.read_bytes()):
             record = wandb_internal_pb2.Record()

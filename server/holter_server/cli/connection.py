@@ -15,7 +15,11 @@ __all__ = ["DEFAULT_URL", "AsJson", "Connection", "Run", "Token", "Url"]
 
 DEFAULT_URL = "http://127.0.0.1:8787"
 # The service's own hints name REST calls; at a terminal these help more.
-_HINTS = {"run_not_found": "holter runs lists them", "webhook_not_found": "holter webhook list shows them"}
+_HINTS = {
+    "run_not_found": "holter runs lists them",
+    "run_deleted": "holter restore RUN brings it back",
+    "webhook_not_found": "holter webhook list shows them",
+}
 _PATIENCE = urllib3.Timeout(connect=5, read=60)  # seconds
 
 Url = Annotated[str, typer.Option("--url", envvar="HOLTER_URL", help="Address of the service.")]
@@ -48,8 +52,11 @@ class Connection:
     def patch(self, path: str, body: Any) -> dict[str, Any]:
         return self._json(self._request("PATCH", path, body=body))
 
-    def delete(self, path: str) -> None:
-        self._request("DELETE", path)
+    def put(self, path: str, body: Any, **query: Any) -> dict[str, Any]:
+        return self._json(self._request("PUT", path, query=query, body=body))
+
+    def delete(self, path: str) -> dict[str, Any]:
+        return self._json(self._request("DELETE", path))
 
     def stream(self, path: str, **query: Any) -> urllib3.BaseHTTPResponse:
         """The answer with its body not yet read; the caller reads it and releases the connection."""
@@ -83,6 +90,25 @@ class Connection:
         if not named:
             raise Failure(f"Project {project!r} has no run named {name!r}", "holter runs lists those that there are")
         return max(named, key=lambda run: float(run["created_at"]))
+
+    def deleted_runs(self) -> list[dict[str, Any]]:
+        """Every deleted run of which there still is something."""
+        return self.all("/runs", "runs", deleted="true", limit=500)
+
+    def deleted_run(self, text: str) -> dict[str, Any]:
+        """As `run`, among the deleted runs."""
+        rows = self.deleted_runs()
+        if "/" in text:
+            fitting = [run for run in rows if f"{run['project']}/{run['name']}" == text]
+            fitting = [max(fitting, key=lambda run: float(run["created_at"]))] if fitting else []
+        else:
+            fitting = [run for run in rows if run["id"] == text] or [run for run in rows if run["id"].startswith(text)]
+        if not fitting:
+            raise Failure(f"No deleted run is called {text!r}", "holter runs --deleted lists them")
+        if len(fitting) > 1:
+            shown = ", ".join(run["id"] for run in fitting[:5])
+            raise Failure(f"{text!r} begins more than one deleted run's id", f"Type more of it. It could be {shown}.")
+        return fitting[0]
 
     def _request(
         self, method: str, path: str, *, query: dict[str, Any] | None = None, body: Any = None, preload: bool = True

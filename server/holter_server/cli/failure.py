@@ -10,10 +10,11 @@ from typer.core import TyperGroup
 
 from holter_server.cli.screen import stderr
 
-__all__ = ["FAILED", "INTERRUPTED", "USAGE", "CommandGroup", "Failure"]
+__all__ = ["FAILED", "INTERRUPTED", "UNREADABLE", "USAGE", "CommandGroup", "Failure"]
 
 FAILED = 1  # the service said no, or is not there; a file has errors; a check did not pass
 USAGE = 2  # the command was not typed right, or "holter[server]" is not installed
+UNREADABLE = 2  # `holter db check` can't say whether the database is sound
 INTERRUPTED = 130  # Ctrl-C before the work was done
 
 

@@ -1,4 +1,4 @@
-"""`holter stop` and `holter checkpoint`: what the service can ask of a training."""
+"""`holter stop`, `holter checkpoint` and `holter dump`: what the service can ask of a training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from holter_server.cli.connection import DEFAULT_URL, AsJson, Connection, Run, T
 from holter_server.cli.failure import Failure
 from holter_server.cli.screen import print_json, stdout
 
-__all__ = ["checkpoint", "stop"]
+__all__ = ["checkpoint", "dump", "stop"]
 
 Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait until the training has answered.")]
 
@@ -29,6 +29,11 @@ def checkpoint(
 ) -> None:
     """Ask a training to save a checkpoint; it has to offer one by on_command("checkpoint", …)."""
     _order("checkpoint", run, wait, Connection(url, token), as_json)
+
+
+def dump(run: Run, wait: Wait = 30.0, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
+    """Ask a training for what its flight recorder holds; on_command("dump", …) may write more."""
+    _order("dump", run, wait, Connection(url, token), as_json)
 
 
 def _order(name: str, text: str, wait: float, connection: Connection, as_json: bool) -> None:

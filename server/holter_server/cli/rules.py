@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import getpass
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 import typer
 from rich.text import Text
@@ -80,6 +83,72 @@ def backtest(
         print_json({"runs": results, "fired": counts.total(), "rules": dict(counts)})
         return
     _show_backtest(results)
+
+
+Project = Annotated[str, typer.Argument(metavar="PROJECT", help="The project's name.")]
+Comment = Annotated[str, typer.Option(help="Why, for the history.")]
+
+
+@rules.command("put")
+def put_file(
+    project: Project,
+    file: RuleFile,
+    *,
+    comment: Comment = "",
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give a project these rules, as a new version."""
+    _parse(file)
+    text = file.read_text(encoding="utf-8")
+    path = f"/projects/{quote(project, safe='')}/rules"
+    answer = Connection(url, token).put(path, {"rules": text}, by=_me(), comment=comment)
+    _said(project, answer, as_json=as_json)
+
+
+@rules.command()
+def history(project: Project, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
+    """List the versions of a project's rules, newest first: who, when and why."""
+    found = Connection(url, token).get(f"/projects/{quote(project, safe='')}/rules/versions")["versions"]
+    if as_json:
+        print_json({"versions": found})
+        return
+    table = plain_table("version", "when", "who", "why", flexible=("why",))
+    for row in found:
+        when = datetime.fromtimestamp(row["created_at"]).isoformat(" ", "seconds")
+        table.add_row(str(row["version"]), when, Text(row["author"] or "–"), Text(row["comment"] or "–"))
+    stdout().print(table)
+
+
+@rules.command()
+def restore(
+    project: Project,
+    version: Annotated[int, typer.Argument(metavar="VERSION", min=1, help="As holter rules history lists it.")],
+    *,
+    comment: Comment = "",
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make an earlier version of a project's rules the newest one again."""
+    path = f"/projects/{quote(project, safe='')}/rules/restore?by={quote(_me(), safe='')}"
+    answer = Connection(url, token).post(path, {"version": version, "comment": comment})
+    _said(project, answer, as_json=as_json)
+
+
+def _said(project: str, answer: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json({"project": project, "version": answer["version"], "rules": len(answer["rules"])})
+        return
+    stdout().print(Text(f"{project}: version {answer['version']}; {len(answer['rules'])} rules watch with it"))
+
+
+def _me() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user without a name
+        return ""
 
 
 def _show_backtest(results: list[dict[str, Any]]) -> None:

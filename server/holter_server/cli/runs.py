@@ -36,23 +36,63 @@ def runs(
     ] = None,
     health: Annotated[str | None, typer.Option(help="Only runs that are healthy, warning or critical.")] = None,
     tag: Annotated[str | None, typer.Option(help="Only runs with this tag.")] = None,
+    group: Annotated[str | None, typer.Option(help="Only runs of this group.")] = None,
     search: Annotated[str | None, typer.Option("--search", "-q", help="Part of a name or of an id.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=500, help="At most so many, the newest first.")] = 20,
+    filter_: Annotated[
+        str | None,
+        typer.Option(
+            "--filter", "-f", help="Such as 'config.lr < 1e-3 and last(loss) = NaN'; docs/rest.md has the language."
+        ),
+    ] = None,
+    sort: Annotated[
+        str,
+        typer.Option(help="Field, config.KEY or 'last(METRIC)'; with - in front (--sort=-step) the greatest first."),
+    ] = "-created_at",
+    show_: Annotated[
+        str | None, typer.Option("--show", help="Further columns: 'config.lr, last(loss)'. What is sorted by is one.")
+    ] = None,
+    deleted: Annotated[
+        bool, typer.Option("--deleted", help="The deleted runs instead, and when their points go for good.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="At most so many.")] = 20,
     url: Url = DEFAULT_URL,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the runs: state, health, step."""
+    """List the runs: state, health, step. The newest first, unless --sort says otherwise."""
     connection = Connection(url, token)
-    page = connection.get("/runs", project=project, state=state, health=health, tag=tag, q=search, limit=limit)
+    given = {"project": project, "state": state, "health": health, "tag": tag, "group": group, "q": search}
+    columns = _columns(sort, show_)
+    page = connection.get(
+        "/runs", **given, filter=filter_, sort=sort, values=columns, limit=limit, deleted=deleted or None
+    )
     if as_json:
         print_json(page)
         return
+    if page.get("hint"):
+        stderr().print(Text(page["hint"], style="yellow"))
     if not page["runs"]:
-        stderr().print(_nothing_found(any((project, state, health, tag, search))))
+        stderr().print(_nothing_found(any(given.values()) or filter_ is not None, deleted))
         return
-    table = plain_table("run", "project/name", "state", "health", "step", "seen ago", flexible=("project/name",))
-    for run in page["runs"]:
+    if deleted:
+        _show_deleted(page["runs"])
+        return
+    stdout().print(_run_table(page["runs"]))
+    if page.get("next"):
+        stderr().print(Text(f"There are more: --limit {limit * 5}", style="dim"))
+
+
+def _columns(sort: str, shown: str | None) -> str | None:
+    """What the service is asked for beside each run: what is not in the table anyway."""
+    name = sort.removeprefix("-").strip()
+    return ", ".join(filter(None, (shown, name if "(" in name or name.startswith("config.") else None))) or None
+
+
+def _run_table(found: list[dict[str, Any]]) -> Table:
+    extra = tuple(found[0]["values"])
+    fixed = ("run", "project/name", "state", "health", "step", "seen ago")
+    table = plain_table(*fixed, *extra, right=extra, flexible=("project/name",))
+    for run in found:
         table.add_row(
             run["id"],
             Text(f"{run['project']}/{run['name']}", no_wrap=True, overflow="ellipsis"),
@@ -60,10 +100,13 @@ def runs(
             health_text(run["health"], run.get("open_incidents")),
             _progress(run),
             ago(run["last_seen_at"]),
+            *(_value(name, value) for name, value in run["values"].items()),
         )
-    stdout().print(table)
-    if page.get("next"):
-        stderr().print(Text(f"There are more: holter runs --limit {limit * 5}", style="dim"))
+    return table
+
+
+def _value(name: str, value: Any) -> Text:
+    return Text(clock(value) if name.endswith("_at") and value is not None else number(value))
 
 
 def show(
@@ -115,7 +158,23 @@ def _section(title: str, content: Table | None) -> None:
         stdout().print(Padding(content, (0, 0, 0, 2), expand=False))
 
 
-def _nothing_found(filtered: bool) -> str:
+def _show_deleted(found: list[dict[str, Any]]) -> None:
+    table = plain_table("run", "project/name", "deleted ago", "goes for good", "why", flexible=("project/name", "why"))
+    for run in found:
+        table.add_row(
+            run["id"],
+            Text(f"{run['project']}/{run['name']}", no_wrap=True, overflow="ellipsis"),
+            ago(run["deleted_at"]),
+            "now" if run["purging_at"] else clock(run["purge_at"]),
+            run["deleted_because"] or "–",
+        )
+    stdout().print(table)
+    stderr().print(Text("Bring one back: holter restore RUN", style="dim"))
+
+
+def _nothing_found(filtered: bool, deleted: bool) -> str:
+    if deleted:
+        return "No deleted run matches." if filtered else "No run is deleted."
     if filtered:
         return "No run matches. Without filters: holter runs"
     return 'No runs yet. In a training: run = holter.init(project="…"), then run.log({"loss": loss}, step=step)'

@@ -19,6 +19,7 @@ __all__ = [
     "PIPE_WIDTH",
     "ago",
     "clock",
+    "duration",
     "health_text",
     "number",
     "plain_table",

@@ -39,18 +39,36 @@ class EventType(StrEnum):
 
 @webhooks.command()
 def add(
-    address: Annotated[str, typer.Argument(metavar="URL", help="Where to POST to.")],
+    address: Annotated[
+        str, typer.Argument(metavar="URL", help="https://…, or of Apprise's: slack://…, ntfy://…, mailto://…")
+    ],
     *,
     name: Annotated[str, typer.Option(help="A name for people.")] = "",
     project: Annotated[str | None, typer.Option(help="Only runs of this project.")] = None,
     types: Annotated[list[EventType] | None, typer.Option("--type", help="Only this; may be given again.")] = None,
     min_severity: Annotated[Severity, typer.Option(help="Nothing milder than this.")] = Severity.warning,
+    group_wait: Annotated[
+        float | None, typer.Option(help="Seconds in which a run's incidents become one message.")
+    ] = None,
+    repeat: Annotated[float | None, typer.Option(help="Hours after which what still fires is told again.")] = None,
+    resolved: Annotated[bool, typer.Option(help="Tell that an incident is over.")] = True,
+    rate: Annotated[int | None, typer.Option(help="Messages a minute at most.")] = None,
+    quiet: Annotated[str | None, typer.Option(help='Quiet hours: "22:00-07:00 Europe/Berlin".')] = None,
+    quiet_passes: Annotated[Severity, typer.Option(help="What gets through them.")] = Severity.critical,
     url: Url = DEFAULT_URL,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tell this address about incidents. Prints the signing secret, which is shown only once."""
+    """Tell this address or channel about incidents. Prints the signing secret, which is shown only once."""
     body: dict[str, Any] = {"url": address, "name": name, "project": project, "min_severity": min_severity.value}
+    asked = {
+        "group_wait_s": group_wait,
+        "repeat_interval_s": None if repeat is None else repeat * 3600,
+        "rate_per_minute": rate,
+        "quiet_hours": None if quiet is None else _quiet_hours(quiet, quiet_passes),
+        "send_resolved": None if resolved else False,
+    }
+    body["policy"] = {key: value for key, value in asked.items() if value is not None}
     if types:
         body["types"] = [kind.value for kind in types]
     webhook = Connection(url, token).post("/webhooks", body)["webhook"]
@@ -59,7 +77,8 @@ def add(
         return
     console = stdout()
     console.print(f"Added {webhook['id']}: {webhook['url']}", soft_wrap=True)
-    console.print(f"Secret, shown only now: {webhook['secret']}", soft_wrap=True)
+    if webhook["channel"] == "webhook":
+        console.print(f"Secret, shown only now: {webhook['secret']}", soft_wrap=True)
     console.print(Text(f"Try it: holter webhook test {webhook['id']}", style="dim"))
 
 
@@ -73,7 +92,7 @@ def show_all(url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = Fals
     if not found:
         stderr().print("No webhooks yet. Add one: holter webhook add https://…")
         return
-    table = plain_table("id", "name", "project", "tells of", "from", "url", flexible=("url", "tells of"))
+    table = plain_table("id", "name", "project", "tells of", "from", "breaker", "url", flexible=("url", "tells of"))
     for webhook in found:
         table.add_row(
             webhook["id"],
@@ -81,7 +100,8 @@ def show_all(url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = Fals
             webhook["project"] or "all",
             ", ".join(webhook["types"]),
             webhook["min_severity"],
-            webhook["url"],
+            webhook["breaker"]["state"],
+            Text(webhook["url"]),
         )
     stdout().print(table)
 
@@ -107,6 +127,53 @@ def remove(identifier: Id, url: Url = DEFAULT_URL, token: Token = None) -> None:
     """Remove a webhook."""
     Connection(url, token).delete(f"/webhooks/{quote(identifier, safe='')}")
     stdout().print(f"Removed {identifier}")
+
+
+@webhooks.command()
+def deliveries(
+    state: Annotated[
+        str | None, typer.Option(help="Only pending, sending, delivered, failed, skipped, grouped.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 50,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what was sent and what became of it, newest first."""
+    asked = {"limit": limit} | ({} if state is None else {"state": state})
+    found = Connection(url, token).get("/deliveries", **asked)["deliveries"]
+    if as_json:
+        print_json({"deliveries": found})
+        return
+    table = plain_table("id", "type", "why", "state", "attempts", "last answer", flexible=("last answer",))
+    for row in found:
+        last = row["held"] or row["last_error"] or row["last_status"] or "–"
+        table.add_row(row["id"], row["type"], row["reason"], row["state"], str(row["attempts"]), Text(str(last)))
+    stdout().print(table)
+
+
+@webhooks.command()
+def redeliver(
+    identifier: Annotated[str, typer.Argument(metavar="ID", help="A delivery's id, from holter webhook deliveries.")],
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send a message again, now, under the id that it had."""
+    delivery = Connection(url, token).post(f"/deliveries/{quote(identifier, safe='')}/redeliver")["delivery"]
+    if as_json:
+        print_json({"delivery": delivery})
+        return
+    stdout().print(f"{identifier} is sent again")
+
+
+def _quiet_hours(text: str, passes: Severity) -> dict[str, str]:
+    """'22:00-07:00 Europe/Berlin' as the API takes it."""
+    hours, _, zone = text.strip().partition(" ")
+    start, dash, end = hours.partition("-")
+    if not dash:
+        raise Failure(f"{text!r} are no quiet hours", 'Write them as "22:00-07:00" or "22:00-07:00 Europe/Berlin"')
+    return {"start": start, "end": end, "timezone": zone.strip() or "UTC", "passes": passes.value}
 
 
 def _settled(connection: Connection, delivery: dict[str, Any]) -> dict[str, Any]:

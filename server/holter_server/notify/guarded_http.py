@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import urllib3
 from urllib3.util import Timeout
 
-__all__ = ["Answer", "PostError", "check_url", "post"]
+__all__ = ["Answer", "PostError", "check_url", "is_private_name", "is_public", "post"]
 
 ANSWER_BYTES_KEPT = 2048
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -52,11 +52,12 @@ def check_url(url: str, *, allow_private: bool) -> None:
         raise ValueError("The address carries a user name or password, which would show in every list")
     if any(ord(character) <= 32 or ord(character) == 127 for character in url):
         raise ValueError("The address holds a space or a control character")
-    if not allow_private and _is_private_name(parts.hostname):
+    if not allow_private and is_private_name(parts.hostname):
         raise ValueError(f"{parts.hostname} is a private address")
 
 
-def _is_private_name(host: str) -> bool:
+def is_private_name(host: str) -> bool:
+    """Whether a host is private by what it is called: a loopback name, or an address of that kind."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:

@@ -43,6 +43,9 @@ def figure(
     x: Literal["step", "time", "relative"] = "step",
     theme: Literal["light", "dark"] = "light",
     log_y: Annotated[bool, Query(description="logarithmic value axis")] = False,
+    smooth: Annotated[
+        float | None, Query(ge=0, lt=1, description="weight of a moving average of all points, drawn above the line")
+    ] = None,
     ranks: Annotated[bool, Query(description="beside the mean of several ranks, also each of them")] = False,
 ) -> Json:
     """One figure: `{"data", "layout"}` for plotly, with the run's incidents and stages drawn in."""
@@ -55,8 +58,9 @@ def figure(
             raise NotFound("figure", name)
         of_ranks = {info.name for info in infos if _has_ranks(info)} & set(known[name])
         single = known[name] if ranks else [metric for metric in known[name] if metric not in of_ranks]
-        found = view_series(conn, run_id, _exact(single), first=first, last=last, width=width, x=x)
-        across = view_across(conn, run_id, _exact(of_ranks), first=first, last=last, width=width, x=x)
+        asked: dict[str, Any] = {"first": first, "last": last, "width": width, "x": x}
+        found = view_series(conn, run_id, _exact(single), smooth=smooth, **asked)
+        across = view_across(conn, run_id, _exact(of_ranks), **asked)
         marked, _ = incidents.list_incidents(conn, run=run_id, limit=INCIDENTS_SHOWN)
         happened = events.list_events(conn, run_id)
         return build_figure(

@@ -76,7 +76,7 @@ async def _answer(message: ClientMessage, connection: LiveConnection, here: Cont
     if message.type == "ping":
         return {"type": "pong"}
     if message.type == "unsubscribe":
-        connection.subscriptions.pop(message.id, None)
+        here.hub.unsubscribe(connection, message.id)
         return {"type": "unsubscribed", "id": message.id}
     if not message.id or len(message.id) > 64:
         raise ApiError(422, "invalid_message", "A subscription needs an id of 1 to 64 characters", HINT)
@@ -84,7 +84,7 @@ async def _answer(message: ClientMessage, connection: LiveConnection, here: Cont
         hint = "Unsubscribe from what is out of sight."
         raise ApiError(429, "too_many_subscriptions", f"One socket has at most {SUBSCRIPTIONS_MAX}", hint)
     run = await _known_run(message, here)
-    connection.subscriptions[message.id] = Subscription(message.id, message.topic, run)
+    here.hub.subscribe(connection, Subscription(message.id, message.topic, run))
     return {"type": "subscribed", "id": message.id}
 
 

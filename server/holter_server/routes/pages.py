@@ -14,6 +14,8 @@ from anyio import to_thread
 from fastapi import APIRouter, Request
 from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 
+from holter_db.errors import NotFound
+from holter_db.incidents import get_incident
 from holter_server.auth import local_target, signed_in
 from holter_server.body import read_body
 from holter_server.context import Here
@@ -29,7 +31,6 @@ PAGES = (
     "/projects/{path:path}",
     "/compare",
     "/incidents",
-    "/incidents/{path:path}",
     "/webhooks",
 )
 
@@ -44,6 +45,16 @@ def index() -> FileResponse:
     if not path.is_file():
         raise ApiError(404, "not_found", "This installation has no page", "The API is described at /api/docs")
     return FileResponse(path, media_type="text/html", headers={"Cache-Control": "no-cache"})
+
+
+@router.get("/incidents/{id}")
+def incident(here: Here, id: str) -> Response:
+    """The permalink of an incident: its run's page, with the incident unfolded."""
+    try:
+        row = here.read(lambda conn: get_incident(conn, id))
+    except NotFound:
+        return index()
+    return RedirectResponse(f"/runs/{row.run}#incident-{row.id}", 302)
 
 
 for _path in PAGES:

@@ -1,4 +1,4 @@
-"""Runs: start, list, look, change, delete, finish; and what is known of one run's metrics and events."""
+"""Runs: start, list, look, change, finish; and what is known of one run's metrics and events."""
 
 from __future__ import annotations
 
@@ -49,18 +49,43 @@ def list_(
     state: str | None = None,
     health: str | None = None,
     tag: str | None = None,
+    group: str | None = None,
     q: Annotated[str | None, Query(description="text in the id, name, group, notes or a tag")] = None,
-    sort: Annotated[str, Query(description="a field; a leading - sorts from the greatest down")] = "-created_at",
+    filter: Annotated[
+        str | None, Query(description="such as `config.lr < 1e-3 and last(loss) = NaN`; see docs/rest.md")
+    ] = None,
+    sort: Annotated[
+        str,
+        Query(
+            description="a field, config.KEY or last(METRIC); a leading - sorts from the greatest down; NaN comes last"
+        ),
+    ] = "-created_at",
+    values: Annotated[
+        str | None, Query(description="what to add to each run as its `values`: config.lr, last(loss)")
+    ] = None,
     limit: int = 100,
     cursor: str | None = None,
+    deleted: Annotated[bool, Query(description="the deleted runs instead, with the time of their end")] = False,
 ) -> Json:
-    """Runs, newest first. `next` is the cursor of the next page, or null."""
-    rows, following = here.read(
-        lambda conn: runs.list_runs(
-            conn, project=project, state=state, health=health, tag=tag, q=q, sort=sort, limit=limit, cursor=cursor
-        )
-    )
-    return Json({"runs": [shapes.run(row) for row in rows], "next": following})
+    """Runs, newest first. `next` is the cursor of the next page, or null.
+
+    `hint` says which config keys and metrics of the filter or the order no run has, where that matters.
+    """
+
+    days = here.settings.purge_after_days
+
+    def page(conn: Connection) -> dict[str, Any]:
+        rows, following = runs.list_runs(
+            conn, project=project, state=state, health=health, tag=tag, group=group, q=q, filter=filter, sort=sort,
+            limit=limit, cursor=cursor, deleted=deleted,
+        )  # fmt: skip
+        columns = runs.run_values(conn, rows, values) if values is not None else [{} for _ in rows]
+        hint = None if cursor else runs.search_hint(conn, filter=None if rows else filter, sort=sort)
+        shown = [shapes.deleted_run(row, days) if deleted else shapes.run(row) for row in rows]
+        listed = [{**run, "values": column} for run, column in zip(shown, columns, strict=True)]
+        return {"runs": listed, "next": following, "hint": hint}
+
+    return Json(here.read(page))
 
 
 @router.get("/runs/{id}", response_model=schemas.RunDetailAnswer)
@@ -81,18 +106,6 @@ def change(here: Here, id: str, body: RunChange) -> Json:
     fields = body.model_dump(exclude_unset=True)
     row = here.writer.call(lambda tx: here.pipeline.change_run(tx, here.run_id(tx.conn, id), fields), order=id)
     return Json({"run": shapes.run(row)})
-
-
-@router.delete("/runs/{id}", response_model=schemas.DeletedAnswer)
-def delete(here: Here, id: str) -> Json:
-    """Hide a run from every list. Its points stay in the database."""
-
-    def work(tx: Any) -> str:
-        run_id = here.run_id(tx.conn, id)
-        runs.delete_run(tx.conn, run_id, tx.now)
-        return run_id
-
-    return Json({"deleted": here.writer.call(work, order=id)})
 
 
 @router.post("/runs/{id}/finish", response_model=schemas.RunAnswer, openapi_extra=takes(RunFinish))

@@ -41,6 +41,7 @@ class GradNorm(Excursion, frozen=True, kw_only=True):
 
     ratio: Ratio = 10.0
     z: Deviations = 6.0
+    explosion: Ratio = 10.0
     points: Count = 3
     single_ratio: Ratio | None = None
     critical_after: Count | None = None

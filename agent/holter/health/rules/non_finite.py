@@ -101,15 +101,27 @@ class NonFinite(Check, frozen=True, kw_only=True):
     @staticmethod
     def _calm(scan: Scan, state: NonFiniteState) -> None:
         """A scan without anything non-finite, while nothing is open."""
+        last = scan.values[:, -1].tolist()
         for column in scan.columns:
-            state.last[scan.names[column]] = float(scan.values[column, -1])
+            state.last[scan.names[column]] = last[column]
             if scan.roles[column] is Role.GRAD_NORM:
                 state.gradients = (state.gradients << min(scan.rows, _RECENT_GRADIENTS)) & _mask()
 
-    def tick(self, vitals: Vitals, progress: Progress, state: NonFiniteState, signs: list[Sign]) -> None:
+    def wake(self, vitals: Vitals, progress: Progress, state: NonFiniteState) -> float:  # noqa: ARG002
+        return math.inf if self._undecided(vitals, state) is None else vitals.now
+
+    @staticmethod
+    def _undecided(vitals: Vitals, state: NonFiniteState) -> Episode | None:
+        """The episode that the run's end makes terminal."""
         episode = state.training
         ended = vitals.state in ENDED or vitals.state == "lost"
         if episode is None or not ended or episode.kind == "C" or episode.streak == 0:
+            return None
+        return episode
+
+    def tick(self, vitals: Vitals, progress: Progress, state: NonFiniteState, signs: list[Sign]) -> None:
+        episode = self._undecided(vitals, state)
+        if episode is None:
             return
         episode.kind, episode.severity = "C", "critical"
         text = f"{_listed(episode)}: the run ended so at step {progress.step}, {_MEANING['C']}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 import msgspec
 import numpy as np
 from msgspec import Meta
+from numpy.typing import NDArray
 
 from holter.health.model import Kind
 from holter.health.roles import Role
@@ -23,6 +25,7 @@ class Total(msgspec.Struct, array_like=True):
     streak: int = 0
     since: int = 0  # step
     open: bool = False
+    agreed: int = 0  # records in which unweighted parts have added up, and none in which they have not
 
 
 class PartsState(State):
@@ -34,7 +37,8 @@ class PartsState(State):
 class PartsMismatch(Check, frozen=True, kw_only=True):
     """Fires when |total − Σ weighted| > `tolerance` · Σ|weighted| in `points` records in a row.
 
-    Needs the total and at least two weighted parts in one record; records with non-finite values don't count.
+    Needs the total and at least two weighted parts in one record; records with non-finite values don't count. Where a
+    record has no weighted parts, its unweighted ones count once they have added up in `agreed` records without fail.
     """
 
     kind: ClassVar[Kind] = "parts_mismatch"
@@ -43,20 +47,39 @@ class PartsMismatch(Check, frozen=True, kw_only=True):
     tolerance: Annotated[float, Meta(gt=0)] = 0.001
     points: Count = 3
     clear_for: Count = 20
+    agreed: Count = 64
+
+    def concerns(self, roles: Sequence[Role]) -> bool:
+        return max(roles.count(Role.WEIGHTED), roles.count(Role.COMPONENT)) >= 2
 
     def observe(self, scan: Scan, state: PartsState, signs: list[Sign]) -> None:
         totals = [column for column in scan.columns if scan.roles[column] is Role.LOSS]
         parts = [column for column in scan.columns if scan.roles[column] is Role.WEIGHTED]
+        learned = len(parts) < 2
+        if learned:
+            parts = [column for column in scan.columns if scan.roles[column] is Role.COMPONENT]
         if len(parts) < 2 or not totals:
             return
-        memory = state.totals.setdefault(scan.names[totals[0]], Total())
+        # Weighted and unweighted parts of the same total are two questions.
+        memory = state.totals.setdefault(scan.names[totals[0]] + ("?" if learned else ""), Total())
         sums = _Sums(scan, totals[0], parts)
         wrong = sums.apart > self.tolerance * sums.size
-        if not memory.open and not wrong[sums.rows].any():
-            memory.streak = 0 if len(sums.rows) else memory.streak
+        rows = self._learn(sums.rows, wrong, memory) if learned else sums.rows
+        if not memory.open and not wrong[rows].any():
+            memory.streak = 0 if len(rows) else memory.streak
             return
-        for row in sums.rows.tolist():
+        for row in rows.tolist():
             self._step(sums, memory, row, bool(wrong[row]), signs)
+
+    def _learn(self, rows: NDArray[np.intp], wrong: NDArray[np.bool_], memory: Total) -> NDArray[np.intp]:
+        """The rows that count: those after the parts have been seen to add up."""
+        missing = self.agreed - memory.agreed
+        if missing <= 0 or memory.agreed < 0:
+            return rows if missing <= 0 else rows[:0]
+        first, rest = rows[:missing], rows[missing:]
+        # Once they have not added up, they are no sum, and are not asked again.
+        memory.agreed = -1 if wrong[first].any() else memory.agreed + len(first)
+        return rest if memory.agreed >= self.agreed else rows[:0]
 
     def _step(self, sums: _Sums, memory: Total, row: int, wrong: bool, signs: list[Sign]) -> None:
         memory.streak = memory.streak + 1 if wrong is not memory.open else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -15,6 +16,7 @@ __all__ = ["ENDED", "Failed", "Hung", "Lost"]
 ENDED = ("finished", "failed", "stopped")
 Seconds = Annotated[float, Meta(gt=0)]
 NAMED = 8  # ranks named in one sentence
+SLACK_S = 1e-3  # sums of clock values are rounded; to be asked a moment early costs nothing
 
 
 def named(writers: tuple[str, ...]) -> str:
@@ -63,6 +65,20 @@ class Hung(Check, frozen=True, kw_only=True):
             state.since = None
             signs.append(Sign("resolve", "", text))
 
+    def wake(self, vitals: Vitals, progress: Progress, state: Any) -> float:
+        soonest = math.inf if progress.moved_at is None else progress.moved_at + self.at_least - SLACK_S
+        if state.since is None and vitals.now < soonest:
+            return soonest  # without a look at the intervals: this is asked every second
+        allowed = self._allowed(progress)
+        if state.since is not None:
+            quiet = 0.0 if progress.moved_at is None else vitals.now - progress.moved_at
+            over = vitals.state in ENDED or (allowed is not None and quiet <= allowed)
+            return vitals.now if over else math.inf
+        if allowed is None or progress.moved_at is None or vitals.state not in ("running", "hung"):
+            return math.inf
+        then = progress.moved_at + allowed - SLACK_S
+        return then if then <= vitals.last_seen_at + self.heard_within else math.inf
+
     def _allowed(self, progress: Progress) -> float | None:
         if progress.records < self.min_records or not progress.gaps:
             return None
@@ -104,6 +120,12 @@ class Lost(Check, frozen=True, kw_only=True):
             state.since = None
             signs.append(Sign("resolve", "", f"{text}, {number(silent)} s after it was lost"))
 
+    def wake(self, vitals: Vitals, progress: Progress, state: Any) -> float:  # noqa: ARG002
+        then = math.inf if vitals.due_at is None or vitals.state in ENDED else vitals.due_at + self.grace
+        if state.since is None:
+            return then - SLACK_S
+        return vitals.now if then >= vitals.now - SLACK_S else math.inf
+
     def _open(self, vitals: Vitals, progress: Progress, late: float) -> Sign:
         silent = vitals.now - vitals.last_seen_at
         step = "" if progress.step is None else f"; its last step was {progress.step}"
@@ -138,3 +160,6 @@ class Failed(Check, frozen=True, kw_only=True):
         elif state.since is not None and not failed:
             state.since = None
             signs.append(Sign("resolve", "", f"The run is {vitals.state} again"))
+
+    def wake(self, vitals: Vitals, progress: Progress, state: Any) -> float:  # noqa: ARG002
+        return math.inf if (state.since is not None) == (vitals.state == "failed") else vitals.now

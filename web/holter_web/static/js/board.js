@@ -28,12 +28,15 @@ export class ChartBoard {
     this.x = "step";
     this.zoom = null;
     this.log = false;
+    this.smooth = 0;
     this.painter = new Painter();
     this.segments = el("div", { class: "segments", role: "group", "aria-label": "Horizontal axis" }, AXES.map(([name, text]) => this.#axisButton(name, text)));
     this.logButton = el("button", { class: "button small", "aria-pressed": "false", onclick: () => this.setLog(!this.log) }, "Log scale");
+    this.smoothing = el("input", { type: "range", min: "0", max: "0.99", step: "0.01", value: "0", "aria-label": "Smoothing", oninput: () => this.setSmooth(Number(this.smoothing.value)) });
+    this.smoothLabel = el("label", { class: "smoothing", title: "Moving average of every point; the line itself stays behind it" }, el("span", {}, "Smooth"), this.smoothing);
     this.reset = el("button", { class: "button small", hidden: true, onclick: () => this.setZoom(null) }, "Reset zoom");
     this.search = el("input", { type: "search", placeholder: "Filter charts", "aria-label": "Filter charts", oninput: () => this.filter() });
-    this.toolbar = el("div", { class: "toolbar" }, el("h2", {}, "Charts"), this.search, this.reset, this.logButton, this.segments);
+    this.toolbar = el("div", { class: "toolbar" }, el("h2", {}, "Charts"), this.search, this.reset, this.smoothLabel, this.logButton, this.segments);
     this.message = el("div");
     this.body = el("div", { class: "sections" });
     this.root = el("section", { "aria-label": "Charts", class: "board", hidden: true }, this.toolbar, this.message, this.body);
@@ -162,6 +165,11 @@ export class ChartBoard {
     this.log = on;
     this.logButton.setAttribute("aria-pressed", String(on));
     this.#each((chart) => chart.setLog());
+  }
+
+  setSmooth(weight) {
+    this.smooth = weight;
+    this.#each((chart) => chart.refetch());
   }
 
   setZoom(zoom) {

@@ -80,7 +80,7 @@ export class Chart {
     this.#stale = false;
     this.#waiting = []; // the answer holds them; what arrives from now on is appended to it
     const { x } = this.board;
-    const params = { x, theme: theme(), width: Math.min(BUCKETS, this.plot.clientWidth || BUCKETS), ...(this.eachRank ? { ranks: true } : {}), ...this.#window() };
+    const params = { x, theme: theme(), width: Math.min(BUCKETS, this.plot.clientWidth || BUCKETS), ...(this.eachRank ? { ranks: true } : {}), ...(this.board.smooth ? { smooth: this.board.smooth } : {}), ...this.#window() };
     try {
       const [Plotly, figure] = await Promise.all([loadPlotly(), get(figurePath(this.board.id, this.figure.name), params)]);
       if (!this.#stopped) await this.#draw(Plotly, figure);
@@ -232,7 +232,8 @@ export class Chart {
     this.legend.update(pieces);
     this.#appended += added;
     if (this.#stretched() || added) window.Plotly.redraw(this.plot);
-    if (missing || this.#appended > GROWTH) this.refetch();
+    // A moving average is the service's to make, too: it knows every point.
+    if (missing || this.#appended > GROWTH || (added && this.board.smooth)) this.refetch();
   }
 
   #stretched() {

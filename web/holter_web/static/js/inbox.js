@@ -35,7 +35,7 @@ export function incidentsView({ main, live, setTitle }) {
   const refresh = throttle(load, 1500);
   load();
   const unsubscribe = live.subscribe({ topic: "runs" }, ({ type }) => {
-    if (type === "incident" || type === "resumed") refresh();
+    if (type === "incident" || type === "resumed" || type === "behind") refresh();
   });
   return () => {
     unsubscribe();

@@ -51,6 +51,14 @@ class RunView {
     this.unsubscribe = this.live.subscribe({ topic: "run", run: this.run.id }, (message) => this.hear(message));
   }
 
+  // An address that ends in #incident-ID shows that incident, once.
+  unfoldLinked() {
+    const linked = /^#incident-(.+)$/.exec(location.hash);
+    if (!linked || this.linked === linked[1]) return;
+    this.linked = linked[1];
+    setTimeout(() => this.incidents.reveal(this.linked));
+  }
+
   stop() {
     this.#stopped = true;
     clearInterval(this.timer);
@@ -73,6 +81,7 @@ class RunView {
       if (this.#stopped) return true;
       fill(this.message);
       this.incidents.set(incidents);
+      this.unfoldLinked();
       this.events.set(events);
       this.timeline.set(incidents, events);
       commands.forEach((command) => this.trail.show(command));
