@@ -17,7 +17,7 @@ __all__ = ["comparison_figures"]
 
 POINTS = 300  # buckets of a curve
 CHARTS_MAX = 12
-_OVERLAID = (Role.VAL_LOSS, Role.ACCURACY, Role.LOSS, Role.GRAD_NORM, Role.WEIGHTED)
+_OVERLAID = (Role.VAL_LOSS, Role.ACCURACY, Role.LOSS, Role.GRAD_NORM)
 _HUES = {"baseline": "slate", "candidate": "orange"}
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
@@ -58,14 +58,14 @@ def _forest(rows: Sequence[Mapping[str, Any]], look: Theme) -> dict[str, Any]:
             value, low, high, unit = value - 1, low - 1, high - 1, "%"
         else:
             unit = "%" if row["measure"] == "slowdown" else "points"
-        labels.append(html.escape(f"{row['title']}: {row['metric']}" if row["kind"] != "speed" else row["title"]))
+        labels.append(html.escape(row["title"] if row["kind"] == "speed" else row["metric"]))
         centres.append(100 * value)
         below.append(100 * (value - low))
         above.append(100 * (high - value))
         hues.append(colours[row["winner"]])
         texts.append(f"{100 * value:+.2f} {unit} [{100 * low:+.2f}, {100 * high:+.2f}], {row['assessment']}")
     layout = _layout(look, 60 + 34 * len(rows))
-    layout["xaxis"] |= {"title": {"text": "candidate against baseline, percent or percentage points"}, "zeroline": True,
+    layout["xaxis"] |= {"title": {"text": "percent or points", "font": {"size": 11}}, "zeroline": True,
                         "zerolinecolor": look.muted, "showgrid": True}  # fmt: skip
     layout["yaxis"] |= {"automargin": True, "autorange": "reversed", "showgrid": False}
     layout["showlegend"] = False
@@ -108,7 +108,7 @@ def _overlay(
     if not traces:
         return None
     layout = _layout(look, 260)
-    layout["xaxis"] |= {"title": {"text": "step"}}
+    layout["xaxis"] |= {"title": {"text": "step", "font": {"size": 11}}}
     entry, last = comparison["entry_step"], comparison["common_last_step"]
     marks = [(entry, "treatment enters"), (last if comparison["standing"] else None, "same step")]
     layout["shapes"] = [

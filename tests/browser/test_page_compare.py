@@ -37,7 +37,7 @@ def test_a_comparison_by_address(service, opened):
     page.keyboard.press("Enter")
     expect(page.locator("#arithmetic-0")).to_contain_text("t-interval over 3 runs a side")
     expect(page.locator('.compare-tree .node[data-taken="true"]')).to_have_count(3)
-    page.locator(".compare-charts .plot").first.scroll_into_view_if_needed()  # charts are drawn once they are in sight
+    page.locator(".compare-plot").first.scroll_into_view_if_needed()  # charts are drawn once they are in sight
     expect(page.locator(".compare-charts .js-plotly-plot").first).to_be_visible()
     page.locator(".compare-keys summary").click()
     expect(page.locator(".compare-keys")).to_contain_text("<b>")

@@ -66,13 +66,19 @@ def _knob(knobs: Knobs, part: str, parts: Sequence[str], candidate: Sequence[_Af
     raised = [_reference_raised(run, knobs.reference) for run in candidate]
     slopes = [slope(_window(run, f"loss/{part}")) for run in candidate]
     share, gradient = (_median([each for each in found if len(each)]) for found in (shares, gradients))
-    text = f"share {_text(share)} (too strong above {STRONG_SHARE}), gradient share {_text(gradient)} "
+    text = f"medians: share {_text(share)} (too strong above {STRONG_SHARE}), gradient share {_text(gradient)} "
     text += f"(too strong above {STRONG_GRADIENT:g}, too weak below {WEAK_GRADIENT:g})"
     strong = [
         name
         for name, hit in (
-            ("its share", any(sustained(each > STRONG_SHARE, WINDOWS) is not None for each in shares)),
-            ("its gradient share", any(sustained(each > STRONG_GRADIENT, WINDOWS) is not None for each in gradients)),
+            (
+                f"its share was above {STRONG_SHARE:g} in {WINDOWS} windows in a row",
+                any(sustained(each > STRONG_SHARE, WINDOWS) is not None for each in shares),
+            ),
+            (
+                f"its gradient share was above {STRONG_GRADIENT:g} in {WINDOWS} samples in a row",
+                any(sustained(each > STRONG_GRADIENT, WINDOWS) is not None for each in gradients),
+            ),
             (f"{knobs.reference} rose by more than {REFERENCE_RISE} when it entered", any(raised)),
         )
         if hit

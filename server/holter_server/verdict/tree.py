@@ -158,7 +158,7 @@ def honest_reading(criteria: Criteria, rows: Sequence[Row], fates: Fates) -> Hon
             if row.criterion in leads and len(row.states) > 1 and row.needs
         )
     )
-    return Honest("undetermined", f"Undetermined: {', '.join(leads)} can't be told yet.", tuple(vetoes), leads, needs)
+    return Honest("undetermined", f"{', '.join(leads).capitalize()} can't be told yet.", (), leads, needs)
 
 
 def _leads(ends: Sequence[tuple[dict[str, State], str, str]], name: str) -> dict[str, tuple[str, ...]]:

@@ -14,10 +14,10 @@ export class CompareCharts {
   show(figures) {
     this.#clear();
     fill(this.root, figures.map((each) => {
-      const plot = el("div", { class: "plot", role: "img", "aria-label": `Chart of ${each.title}` });
+      const plot = el("div", { class: "compare-plot", role: "img", "aria-label": `Chart of ${each.title}`, style: { minHeight: `${each.figure.layout.height}px` } });
       plot.figure = each.figure;
       this.watcher.observe(plot);
-      return el("figure", { class: "card chart", data: { figure: each.name } }, el("figcaption", {}, el("h3", {}, each.title)), plot);
+      return el("figure", { class: "card compare-chart", data: { figure: each.name } }, el("figcaption", {}, el("h3", {}, each.title)), plot);
     }));
   }
 
