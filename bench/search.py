@@ -31,7 +31,7 @@ METRICS = ("loss/total", "loss/ce", "lr", "grad_norm", "val/accuracy")
 LIVE = 200
 MACHINE = {"python": "3.11", "host": "node17", "git": "a" * 40, "argv": ["train.py"] * 8, "packages": "x" * 400}
 NOW = 1_760_000_000.0
-ROUNDS = 7
+ROUNDS = 15
 QUESTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("newest", {}),
     ("project and state", {"project": "project3", "state": "failed"}),
@@ -50,7 +50,8 @@ QUESTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("sort by metric", {"sort": "last(loss/total)"}),
     ("sort by metric down, filtered", {"sort": "-max(loss/total)", "filter": "config.lr < 1e-4"}),
     ("sort by metric, few", {"sort": "last(loss/total)", "filter": "config.optim.name = adam and config.lr < 2e-6"}),
-    ("sort by count (no index)", {"sort": "-count(lr)"}),
+    ("sort by metric, of a project", {"sort": "last(loss/total)", "project": "project3"}),
+    ("sort by count, all equal", {"sort": "-count(lr)"}),
     ("sort by name", {"sort": "name"}),
     ("sort by last step (no index)", {"sort": "-last_step"}),
 )
@@ -104,7 +105,7 @@ def _run(rng: random.Random, number: int, id: str, config: dict[str, Any], age: 
         "state": "running" if age <= LIVE else rng.choice(("finished",) * 8 + ("failed", "stopped")),
         "open_critical": 0, "open_warning": 0, "open_info": 0, "created_at": at, "started_at": at,
         "finished_at": at + 3600, "last_seen_at": at + 3600, "last_step": rng.randrange(10**5), "attempt": 1,
-        "position": 9, "folds": 1, "compacted": 9,
+        "position": 9, "folds": 1, "compacted": 9, "revision": 0,
     }  # fmt: skip
 
 
@@ -222,7 +223,7 @@ def main() -> None:
                     first, found, cursor = cost(database, question)
                     after = deep(database, question, options.runs) if cursor else None
                     later = f"{cost(database, {**question, 'cursor': after})[0]:8.1f}" if after else f"{'–':>8}"
-                    print(f"{first:8.1f} {later} {found:5d}  {name}: {question}")
+                    print(f"{first:8.1f} {later} {found:5d}  {name}: {question}", flush=True)
 
 
 if __name__ == "__main__":

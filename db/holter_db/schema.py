@@ -118,7 +118,7 @@ runs = Table(
     Column("folds", BigInteger, nullable=False),  # how often segments were folded into chunks
     Column("compacted", BigInteger, nullable=False),  # everything up to this position lies in full chunks, as it stays
     Column("revision", BigInteger, nullable=False),  # of what rules may ask of it: config, tags, planned steps
-    Index(None, "deleted_at"),
+    _where("deleted_at", "deleted_at"),  # of the others SQLite must not look up that they are not deleted
     # What a list of runs can be sorted by at once, and what it is filtered by beside "newest first". Only columns that
     # a frame does not change: PostgreSQL then needs no index entry for it.
     Index(None, "project", "created_at", "id"),  # of deleted runs as well: their number names the next one

@@ -57,9 +57,9 @@ def config_rows(run_id: str, config: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     rows: dict[str, dict[str, Any]] = {}
     for name, number, text in _leaves("", jsonable(config), 0):
-        key = name.replace("\x00", "\ufffd")
+        key = name.replace("\x00", "\ufffd")  # as `holter_db.types.Words` keeps it
         if 0 < len(key) <= KEY_MAX:
-            kept = None if text is None else text[:TEXT_MAX]
+            kept = None if text is None else text[:TEXT_MAX].replace("\x00", "\ufffd")
             rows[key] = {"run_id": run_id, "key": key, "number": number, "text": kept}
         if len(rows) == LEAVES_MAX:
             break

@@ -13,8 +13,9 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Subquery
 
 from holter_db.schema import metric_summaries, segments, series, writers
+from holter_db.search.dialects import unindexed
 
-__all__ = ["behind", "fresh", "summarize"]
+__all__ = ["behind", "fresh", "summaries_of", "summarize"]
 
 
 def summarize(conn: Connection, run_id: str) -> None:
@@ -22,9 +23,14 @@ def summarize(conn: Connection, run_id: str) -> None:
     if conn.scalar(sa.select(sa.exists().where(segments.c.run_id == run_id))):
         return
     conn.execute(sa.delete(metric_summaries).where(metric_summaries.c.run_id == run_id))
-    found = _computed(series.c.run_id == run_id)
+    found = summaries_of(run_id)
     names = [column.name for column in metric_summaries.c]
     conn.execute(sa.insert(metric_summaries).from_select(names, sa.select(*(found.c[name] for name in names))))
+
+
+def summaries_of(run_id: str) -> Subquery:
+    """A run's summaries as its series are now: the columns of ``metric_summaries``."""
+    return _computed(writers.c.run_id == run_id)
 
 
 def behind(run_id: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
@@ -41,7 +47,7 @@ def _runs_with_segments() -> sa.CTE:
     return sa.select(hops.c.run_id).where(hops.c.run_id.is_not(None)).cte("unfolded")
 
 
-def _computed(*where: sa.ColumnElement[bool]) -> Subquery:
+def _computed(of_writers: sa.ColumnElement[bool]) -> Subquery:
     """As `holter_db.catalogue.MetricInfo` has it: all writers together, ``last`` of the one that counts."""
     one: Any = {"partition_by": (series.c.run_id, series.c.metric)}
     counts = (writers.c.attempt.desc(), series.c.last_step.desc(), sa.func.coalesce(writers.c.rank, 0), writers.c.name)
@@ -57,8 +63,14 @@ def _computed(*where: sa.ColumnElement[bool]) -> Subquery:
             sa.cast(sa.func.sum(strange).over(**one), sa.BigInteger).label("non_finite"),
             sa.func.row_number().over(**one, order_by=counts).label("place"),
         )
-        .join(writers, sa.and_(writers.c.run_id == series.c.run_id, writers.c.writer_id == series.c.writer_id))
-        .where(*where)
+        .select_from(writers)
+        # From the writers to their series, never the other way: a metric of a writer is found by the key, and a run
+        # may have hundreds of metrics.
+        .join(
+            series,
+            sa.and_(series.c.run_id == unindexed(writers.c.run_id), series.c.writer_id == writers.c.writer_id),
+        )
+        .where(of_writers)
         .subquery()
     )
     columns = [ranked.c[column.name] for column in metric_summaries.c]
@@ -66,4 +78,4 @@ def _computed(*where: sa.ColumnElement[bool]) -> Subquery:
 
 
 # The summaries of the runs whose written ones may be behind. Both databases look only at the metric that is asked for.
-fresh = _computed(series.c.run_id.in_(sa.select(_runs_with_segments().c.run_id)))
+fresh = _computed(writers.c.run_id.in_(sa.select(_runs_with_segments().c.run_id)))

@@ -60,7 +60,7 @@ def filled(database: Database) -> None:
     with database.write() as conn:
         outbox.add_webhook(conn, "https://a.example/hook", NOW, min_severity="info")
         for run in ("live", "mixed", "thin"):
-            start_run(conn, RunStart(project="p", id=run), NOW)
+            start_run(conn, RunStart(project="p", id=run, config={"lr": 0.5, "limit": math.nan}, tags=["a"]), NOW)
             for seq in range(1, 6):
                 append(conn, run, frame(seq), NOW)
             append(conn, run, frame(1, "rank0/system"), NOW)
@@ -175,6 +175,9 @@ DAMAGE = {
         f"last, last_seq, min, max, nan, positive_infinity, negative_infinity FROM series WHERE {LIVE} "
         "AND metric = 'acc' AND writer_id = 1", "catalogue", True,
     ),
+    "a config": (f"UPDATE config_values SET number = 7 WHERE {LIVE} AND key = 'limit'", "search", True),
+    "a lost tag": (f"DELETE FROM run_tags WHERE {MIXED}", "search", True),
+    "a summary": (f"UPDATE metric_summaries SET last = 3.25 WHERE {THIN} AND metric = 'loss'", "search", True),
     "a first step": (f"UPDATE attempts SET first_step = 50 WHERE {MIXED} AND attempt = 1", "first_steps", True),
     "no first step": (f"UPDATE attempts SET first_step = NULL WHERE {LIVE}", "first_steps", True),
     "a newest segment": (f"UPDATE writers SET last_seq = 1 WHERE {MIXED}", "writers", True),

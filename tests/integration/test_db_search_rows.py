@@ -329,3 +329,36 @@ def test_values_are_those_that_the_filter_sees(database: Database) -> None:
         log(conn, "a", "loss", 4.0, 5.0, 6.0)
         assert run_values(conn, rows, "last(loss)") == [{"last(loss)": 6.0}, {"last(loss)": None}]
         assert found(conn, "last(loss) = 6 and count(loss) = 5 and non_finite(loss) = 1") == ["a"]
+
+
+# --- what a page costs ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("question", "index"),
+    [
+        ({}, "ix_runs_created_at_id"),
+        ({"sort": "name"}, "ix_runs_name_id"),
+        ({"sort": "-started"}, "ix_runs_started_at_id"),
+        ({"sort": "finished"}, "ix_runs_finished_at_id"),
+        ({"project": "p"}, "ix_runs_project_created_at_id"),
+        ({"state": "failed"}, "ix_runs_state_created_at_id"),
+        ({"health": "critical"}, "ix_runs_health_created_at_id"),
+        ({"group": "g"}, "ix_runs_group_created_at_id"),
+        ({"filter": "config.lr < 1 and tag = a"}, "ix_runs_created_at_id"),
+        ({"sort": "-config.lr"}, "ix_config_values_key_number_run_id"),
+        *(({"sort": f"{name}(loss)"}, f"ix_metric_summaries_metric_{name}_run_id") for name in ("last", "min", "max")),
+    ],
+)
+def test_a_page_is_read_off_an_index(database: Database, question: dict[str, Any], index: str) -> None:
+    """Whatever index is added beside those of the orders: SQLite must not prefer it and sort all runs for a page."""
+    asked: list[tuple[str, Any]] = []
+    with database.read() as conn:
+        sa.event.listen(conn, "before_cursor_execute", lambda _c, _cursor, sql, values, *_: asked.append((sql, values)))
+        list_runs(conn, **question)
+        sql, values = asked[0]
+        plan = [row.detail for row in conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values)]
+    walked = next(number for number, line in enumerate(plan) if "USING" in line)
+    assert index in plan[walked], plan
+    assert "USE TEMP B-TREE FOR ORDER BY" not in plan[walked : walked + 2], plan

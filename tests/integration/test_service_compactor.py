@@ -15,7 +15,7 @@ from holter.wire import Block, Frame
 from holter_db import fold, merge
 from holter_db.database import Database
 from holter_db.ingest import append
-from holter_db.schema import axes, chunks, folds, segments
+from holter_db.schema import axes, chunks, folds, metric_summaries, segments
 from holter_server.compactor import Compactor
 from holter_server.service import running
 from holter_server.settings import Settings
@@ -69,6 +69,7 @@ def test_a_run_that_ends_is_compacted_whole(service, database_url, wait):
     service.post(f"/runs/{run}/finish", {"state": "finished"})
     wait(lambda: not rows(database_url, segments) and rows(database_url, folds) == 1, "the compactor")
     assert (rows(database_url, chunks), rows(database_url, axes)) == (2, 1)
+    assert rows(database_url, metric_summaries) == 2
     after = everything(service, run), service.get(f"/runs/{run}/metrics"), backtested(service, run)
     assert len(before[0]) == 12_000
     assert before[2]

@@ -16,6 +16,7 @@ from holter_db.captures import capture_rows
 from holter_db.check.model import Repair
 from holter_db.incidents import keep_health
 from holter_db.schema import captures, events, runs, series
+from holter_db.summaries import summarize
 from holter_db.upsert import insert_for
 
 __all__ = ["EVENT_KEY", "Mark", "captured", "health_counted", "if_unmoved", "rewritten", "statement"]
@@ -54,6 +55,7 @@ def if_unmoved(mark: Mark, change: sa.Executable) -> Repair:
         if not mark.unmoved(conn):
             return False
         conn.execute(change)
+        summarize(conn, mark.run_id)
         return True
 
     return repair
@@ -68,6 +70,7 @@ def rewritten(mark: Mark, key: tuple[int, str], row: dict[str, Any]) -> Repair:
             return False
         if not conn.execute(sa.update(series).where(this).values(row)).rowcount:
             conn.execute(sa.insert(series).values(run_id=mark.run_id, writer_id=key[0], metric=key[1], **row))
+        summarize(conn, mark.run_id)
         return True
 
     return repair

@@ -12,6 +12,7 @@ from holter.health import SEVERITIES, readable
 from holter_db.captures import KINDS
 from holter_db.check.model import Check, Finding
 from holter_db.check.repairs import EVENT_KEY, captured, health_counted, if_unmoved, rewritten, statement
+from holter_db.check.search import look_at_search
 from holter_db.check.stored import RESTORE, Stored
 from holter_db.incidents import OPEN_STATES, incident_id
 from holter_db.schema import (
@@ -191,6 +192,7 @@ RUN_CHECKS: tuple[Check[Stored], ...] = (
     Check("frames", "every acknowledged frame is there once", look_at_frames),
     Check("writers", "points belong to writers, and writers to attempts", look_at_writers),
     Check("catalogue", "the catalogue says what the points say", look_at_catalogue),
+    Check("search", "runs are found by what they have", look_at_search),
     Check("first_steps", "an attempt begins where its points do", look_at_first_steps),
     Check("incidents", "the run's health is that of its open incidents", look_at_incidents),
     Check("commands", "commands belong to attempts, answers to commands", look_at_commands),

@@ -13,16 +13,14 @@ import math
 from typing import Any, Literal
 
 import sqlalchemy as sa
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.functions import FunctionElement
 
 from holter_db.schema import config_values, metric_summaries, run_tags, runs
+from holter_db.search.dialects import contains, in_set
 from holter_db.search.syntax import And, Compare, ConfigKey, MetricValue, Moment, Node, Not, Or, RunField, Tag, Value
 from holter_db.summaries import behind, fresh
 from holter_db.types import Double, Words
 
-__all__ = ["Way", "condition", "contains", "in_set", "is_nan", "of_row"]
+__all__ = ["Way", "condition", "is_nan", "of_row"]
 
 Way = Literal["probe", "set"]
 Condition = sa.ColumnElement[bool]
@@ -121,13 +119,6 @@ def is_nan(column: sa.ColumnElement[Any]) -> Condition:
     return column >= sa.bindparam(None, math.nan, Double())
 
 
-def contains(column: sa.ColumnElement[Any], text: str) -> Condition:
-    """Whether ``text`` is a part of the column, in any case (on SQLite: of ASCII letters)."""
-    escaped = text.replace("/", "//").replace("%", "/%").replace("_", "/_")
-    pattern = sa.func.lower(sa.bindparam(None, f"%{escaped}%", Words()))
-    return sa.func.lower(column).like(pattern, escape="/")
-
-
 def _leaf(key: str, compare: Compare, values: list[Any], way: Way, id: Id) -> Condition:
     number, text = config_values.c.number, config_values.c.text
     of_key = config_values.c.key == key
@@ -149,40 +140,13 @@ def _metric(wanted: MetricValue, compare: Compare, values: list[Any], way: Way, 
     computed = sa.select(fresh.c.run_id).where(of_fresh, holds).correlate(None)
     up_to_date = sa.not_(behind(metric_summaries.c.run_id))
     if way == "probe":
-        return sa.or_(_among(metric_summaries, [*written, up_to_date], way, id), in_set(computed, id))
+        return sa.or_(_among(metric_summaries, [*written, up_to_date], way, id), in_set(id, computed))
     known = sa.select(metric_summaries.c.run_id).where(*written, up_to_date).correlate(None)
-    return in_set(known.union_all(computed), id)
+    return in_set(id, known.union_all(computed))
 
 
 def _among(table: sa.Table, where: list[Condition], way: Way, id: Id) -> Condition:
     """Whether the run has a row of ``table`` that fulfils ``where``."""
     if way == "probe":
         return sa.exists().where(table.c.run_id == id, *where).correlate_except(table)
-    return in_set(sa.select(table.c.run_id).where(*where).correlate(None), id)
-
-
-def in_set(ids: sa.Select[Any] | sa.CompoundSelect[Any], id: Id = runs.c.id) -> Condition:
-    """Whether the run is one of ``ids``, which are found once."""
-    return _Unindexed(id).in_(ids)
-
-
-class _Unindexed(FunctionElement[str]):
-    """A column that SQLite shall not look up by its index.
-
-    Without statistics it takes every IN for a short list, and looks 50,000 runs up one by one to sort them afterwards:
-    0.23 s instead of the 0.03 s of a walk along the order. PostgreSQL knows how many there are.
-    """
-
-    name = "unindexed"
-    type = Words()
-    inherit_cache = True
-
-
-@compiles(_Unindexed)
-def _as_it_is(element: _Unindexed, compiler: SQLCompiler, **options: Any) -> str:
-    return compiler.process(element.clauses, **options)
-
-
-@compiles(_Unindexed, "sqlite")
-def _without_index(element: _Unindexed, compiler: SQLCompiler, **options: Any) -> str:
-    return f"+{compiler.process(element.clauses, **options)}"
+    return in_set(id, sa.select(table.c.run_id).where(*where).correlate(None))

@@ -14,7 +14,8 @@ import sqlalchemy as sa
 
 from holter_db.cursors import after
 from holter_db.schema import config_values, metric_summaries, runs
-from holter_db.search.conditions import condition, in_set, is_nan
+from holter_db.search.conditions import condition, is_nan
+from holter_db.search.dialects import in_set
 from holter_db.search.syntax import ConfigKey, MetricValue, Node, Operand, RunField
 from holter_db.summaries import behind, fresh
 from holter_db.types import Double, Words
@@ -98,7 +99,9 @@ def _of_metric(function: str, metric: str) -> list[Stretch]:
         sa.exists().where(run_id == runs.c.id, *up_to_date, written.is_not(None)).correlate_except(metric_summaries)
     )
     lacking = sa.not_(
-        sa.or_(has_value, in_set(sa.select(fresh.c.run_id).where(now, computed.is_not(None)).correlate(None)))
+        sa.or_(
+            has_value, in_set(runs.c.id, sa.select(fresh.c.run_id).where(now, computed.is_not(None)).correlate(None))
+        )
     )
     kind = int if isinstance(written.type, sa.BigInteger) else float
     return [Stretch(kind, numbers), Stretch(None, nans), _without(lacking)]

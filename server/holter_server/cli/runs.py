@@ -46,7 +46,7 @@ def runs(
     ] = None,
     sort: Annotated[
         str,
-        typer.Option(help="Field, config.KEY or 'last(METRIC)'; with - in front (--sort=-step) the greatest first."),
+        typer.Option(help="Field, config.KEY or 'last(METRIC)'; with - in front (--sort -step) the greatest first."),
     ] = "-created_at",
     show_: Annotated[
         str | None, typer.Option("--show", help="Further columns: 'config.lr, last(loss)'. What is sorted by is one.")
@@ -89,7 +89,7 @@ def _columns(sort: str, shown: str | None) -> str | None:
 
 
 def _run_table(found: list[dict[str, Any]]) -> Table:
-    extra = tuple(found[0]["values"])
+    extra = tuple(found[0].get("values", ()))
     fixed = ("run", "project/name", "state", "health", "step", "seen ago")
     table = plain_table(*fixed, *extra, right=extra, flexible=("project/name",))
     for run in found:
@@ -100,7 +100,7 @@ def _run_table(found: list[dict[str, Any]]) -> Table:
             health_text(run["health"], run.get("open_incidents")),
             _progress(run),
             ago(run["last_seen_at"]),
-            *(_value(name, value) for name, value in run["values"].items()),
+            *(_value(name, value) for name, value in run.get("values", {}).items()),
         )
     return table
 

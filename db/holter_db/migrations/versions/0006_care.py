@@ -16,7 +16,8 @@ depends_on = None
 def upgrade() -> None:
     op.add_column("runs", sa.Column("deleted_because", sa.Text(), nullable=True))
     op.add_column("runs", sa.Column("purging_at", Double(), nullable=True))
-    op.create_index("ix_runs_deleted_at", "runs", ["deleted_at"])
+    deleted = sa.text("deleted_at IS NOT NULL")
+    op.create_index("ix_runs_deleted_at", "runs", ["deleted_at"], sqlite_where=deleted, postgresql_where=deleted)
     op.create_table(
         "purged_runs",
         sa.Column("run_id", sa.Text(), nullable=False),
